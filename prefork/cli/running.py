@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 import click
 
 from prefork.errors import EXIT_FAILED, EXIT_NOT_RUNNING, OperatorError
-from prefork.process.commands import OK
-from prefork.scoreboard import Scoreboard, SlotState
+from prefork.log import errno_text
+from prefork.scoreboard import Scoreboard, SlotState, Verdict, fallback_path_beside
 
 if TYPE_CHECKING:
     from prefork.config.schema import Config
@@ -38,24 +38,24 @@ class NotRunningError(OperatorError):
 class RunningMaster:
     """Its pid, its scoreboard, its end."""
 
-    def __init__(self, pid: int, conf: "Config | None") -> None:
+    def __init__(self, pid: int, conf: "Config | None", pid_file: str | None = None) -> None:
         self.pid = pid
         self.conf = conf
         self._pidfd = -1
         try:
+            os.kill(pid, 0)
             # A pidfd keeps meaning this process when the number is given to another one.
             if hasattr(os, "pidfd_open"):
                 self._pidfd = os.pidfd_open(pid)
-            self.board = Scoreboard.attach_pid(pid)
         except ProcessLookupError:
-            raise NotRunningError(f"no process {pid}") from None
+            raise NotRunningError(f"no process {pid} is running") from None
         except PermissionError as error:
             raise OperatorError(
-                f"process {pid} belongs to another user ({error.errno}: {error.strerror}); "
+                f"process {pid} belongs to another user {errno_text(error)}; "
                 "run this command as that user or as root"
             ) from None
-        except OSError as error:
-            raise NotRunningError(f"process {pid} is no prefork master: {error}") from None
+        fallback = None if pid_file is None else fallback_path_beside(pid_file)
+        self.board = Scoreboard.attach_pid(pid, fallback)
 
     def lock(self, timeout: float) -> None:
         """Keep other commands out until this process ends; the kernel unlocks at its exit."""
@@ -86,8 +86,7 @@ class RunningMaster:
             raise NotRunningError(f"prefork (pid {self.pid}) has just ended") from None
         except PermissionError as error:
             raise OperatorError(
-                f"{number.name} to process {self.pid} failed ({error.errno}: {error.strerror}); "
-                "run this command as its user or as root"
+                f"{number.name} to process {self.pid} failed {errno_text(error)}"
             ) from None
 
     def gone(self, within: float) -> bool:
@@ -117,7 +116,7 @@ class RunningMaster:
         while True:
             sequence = header.command_seq
             if sequence != before and header.command_done == sequence:
-                return header.verdict == OK, header.text
+                return header.verdict == Verdict.OK, header.text
             if self.gone(LOOK_EVERY):
                 raise OperatorError(f"prefork (pid {self.pid}) ended during the {doing}")
             now = time.monotonic()
@@ -187,15 +186,12 @@ def find_master(
             )
         pid_file = conf.pid_file
     assert pid_file is not None
-    from prefork.unix.pidfile import PidFile
+    from prefork.unix import pidfile
 
-    try:
-        running = PidFile.read(pid_file)
-    except OSError as error:
-        raise OperatorError(f"{pid_file}: ({error.errno}: {error.strerror})") from None
+    running = pidfile.read(pid_file)
     if running is None:
         raise NotRunningError(f"prefork is not running: no live process behind {pid_file}")
-    return RunningMaster(running, conf)
+    return RunningMaster(running, conf, pid_file)
 
 
 def naming(command: Callback) -> Callback:

@@ -11,8 +11,7 @@ from typing import Any, Final
 import click
 
 from prefork.cli.running import find_master, naming
-from prefork.process.commands import FAILED, OK, PENDING
-from prefork.scoreboard import Scoreboard
+from prefork.scoreboard import Scoreboard, SlotState, Verdict
 
 COLUMNS: Final = (
     ("worker", "n"),
@@ -28,7 +27,6 @@ COLUMNS: Final = (
     ("last exit", "last_exit"),
 )
 COLOURS: Final = {"ready": "green", "busy": "cyan", "starting": "yellow", "quiescing": "yellow"}
-VERDICTS: Final = {PENDING: "pending", OK: "ok", FAILED: "failed"}
 
 
 @click.command()
@@ -62,14 +60,13 @@ def read(board: Scoreboard) -> dict[str, Any]:
         slot = board.slot(n)
         if slot.pid == 0:
             continue
-        state = slot.state
         busy_since = slot.busy_since_ns
         workers.append(
             {
                 "n": n,
                 "pid": slot.pid,
                 "generation": slot.generation,
-                "state": state.name.lower(),
+                "state": SlotState(slot.state).name.lower(),
                 "uptime": round(max(now - slot.started_ns, 0) / 1e9, 3),
                 "busy_for": round(max(monotonic - busy_since, 0) / 1e9, 3) if busy_since else None,
                 "connections": slot.connections,
@@ -89,7 +86,7 @@ def read(board: Scoreboard) -> dict[str, Any]:
         "last_command": {
             "number": header.command_seq,
             "name": command_name(command),
-            "verdict": VERDICTS.get(header.verdict, "unknown"),
+            "verdict": Verdict(header.verdict).name.lower(),
             "text": header.text,
         }
         if header.command_seq
