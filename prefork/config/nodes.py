@@ -1,0 +1,261 @@
+"""YAML text → a tree in which every value knows the line and column it came from.
+
+pyyaml composes the nodes (libyaml's parser where pyyaml was built with it); the three things
+it does otherwise than an operator's editor would are done here: scalars follow YAML 1.2's core
+schema (`on`, `NO` and `12:30:45` are text), a key that is set twice is a problem instead of a
+silent override, and nothing constructs Python objects. A syntax error is looked at a second
+time by pyyaml's own scanner in Python, which explains itself better than libyaml does.
+"""
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import Struct
+
+from prefork.config.problems import Place, Problem, Source, problem_at
+
+if TYPE_CHECKING:
+    import yaml
+
+FILE_MAX: Final = 1 << 20  # bytes; a configuration larger than this is another file
+_RESCAN_MAX: Final = 1 << 18  # the scanner in Python reads about 100 KB a second
+
+_PLAIN: Final = "?"
+_QUOTED: Final = "!"
+_TAG: Final = "tag:yaml.org,2002:"
+
+_NULL: Final = frozenset(("", "~", "null", "Null", "NULL"))
+_TRUE: Final = frozenset(("true", "True", "TRUE"))
+_FALSE: Final = frozenset(("false", "False", "FALSE"))
+_INT: Final = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", re.ASCII)
+_FLOAT: Final = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    re.ASCII,
+)
+
+
+class Scalar(Struct):
+    """One value. `plain` is false when it was quoted, and so is text whatever it looks like."""
+
+    place: Place
+    text: str
+    plain: bool = True
+    secret: bool = False  # holds the content of a ${file:…}: never printed
+    derived: bool = False  # holds something substituted: `text` is not what the file shows
+
+    @property
+    def looks(self) -> str:
+        """What YAML 1.2's core schema makes of it: null, bool, int, float or str (section 10.3)."""
+        if not self.plain:
+            return "str"
+        text = self.text
+        if text in _NULL:
+            return "null"
+        if text in _TRUE or text in _FALSE:
+            return "bool"
+        if _INT.fullmatch(text):
+            return "int"
+        return "float" if _FLOAT.fullmatch(text) else "str"
+
+    @property
+    def is_null(self) -> bool:
+        return self.plain and self.text in _NULL
+
+
+class Sequence(Struct):
+    place: Place
+    items: "list[Node]"
+
+
+class Entry(Struct):
+    """A key with its value."""
+
+    key: Scalar
+    value: "Node"
+
+
+class Mapping(Struct):
+    place: Place
+    entries: dict[str, Entry]
+
+
+Node = Scalar | Sequence | Mapping
+Report = Callable[[Problem], None]
+
+
+def parse(source: Source, report: Report) -> Node | None:
+    """The tree of one document; None when it is empty or when its syntax is broken.
+
+    Broken syntax is reported; so are duplicate keys, tags and keys that are no scalars, and the
+    rest of the tree is returned all the same.
+    """
+    import yaml
+
+    try:
+        root = _loader(source.text).get_single_node()
+    except (yaml.YAMLError, RecursionError) as error:
+        report(_syntax_problem(source, error))
+        return None
+    return _Converter(source, report).convert(root) if root is not None else None
+
+
+def _loader(text: str, *, pure: bool = False) -> Any:
+    """A composer of nodes that tells plain scalars from quoted ones and resolves nothing.
+
+    Made on first use: the class needs yaml, and reading no file must not import it.
+    """
+    import yaml
+
+    class Resolver:
+        def resolve(self, kind: type, value: str, implicit: Any) -> str:
+            del value
+            if kind is yaml.ScalarNode:
+                return _PLAIN if implicit[0] else _QUOTED
+            return _TAG + ("seq" if kind is yaml.SequenceNode else "map")
+
+        def descend_resolver(self, current: Any, index: Any) -> None:
+            """Paths do not choose tags here."""
+
+        def ascend_resolver(self) -> None:
+            """Paths do not choose tags here."""
+
+    if yaml.__with_libyaml__ and not pure:
+        from yaml.cyaml import CParser
+
+        class CLoader(Resolver, CParser):  # type: ignore[misc]
+            pass
+
+        return CLoader(text)
+
+    from yaml.composer import Composer
+    from yaml.parser import Parser
+    from yaml.reader import Reader
+    from yaml.scanner import Scanner
+
+    class PureLoader(Reader, Scanner, Parser, Composer, Resolver):
+        def __init__(self, text: str) -> None:
+            Reader.__init__(self, text)
+            Scanner.__init__(self)
+            Parser.__init__(self)
+            Composer.__init__(self)
+
+    return PureLoader(text)
+
+
+class _Converter:
+    """pyyaml nodes → ours. An alias gives the same object again, so that a page of aliases to
+    aliases (the "billion laughs") stays as small as its text."""
+
+    def __init__(self, source: Source, report: Report) -> None:
+        self.source = source
+        self.report = report
+        self.done: dict[int, Node] = {}
+        self.open: set[int] = set()
+
+    def convert(self, node: "yaml.Node") -> Node:
+        if (known := self.done.get(id(node))) is not None:
+            return known
+        place = self.place(node)
+        if id(node) in self.open:
+            self.report(problem_at(place, "an alias inside the value it stands for"))
+            return Scalar(place, "")
+        self.open.add(id(node))
+        made = self._make(node, place)
+        self.open.discard(id(node))
+        self.done[id(node)] = made
+        return made
+
+    def _make(self, node: "yaml.Node", place: Place) -> Node:
+        kind, tag = node.id, node.tag  # type: ignore[attr-defined]
+        standard = {"scalar": (_PLAIN, _QUOTED), "sequence": (_TAG + "seq",)}
+        if tag not in standard.get(kind, (_TAG + "map",)):
+            shown = "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
+            self.report(problem_at(place, f"tags have no meaning here: remove {shown}"))
+        if kind == "scalar":
+            return Scalar(place, node.value, tag == _PLAIN)
+        if kind == "sequence":
+            return Sequence(place, [self.convert(item) for item in node.value])
+        entries: dict[str, Entry] = {}
+        for key_node, value_node in node.value:
+            key = self.convert(key_node)
+            if not isinstance(key, Scalar):
+                self.report(problem_at(key.place, "a key must be one word"))
+                continue
+            value = self.convert(value_node)
+            if (first := entries.get(key.text)) is not None:
+                self.report(duplicate(key, first.key))
+            else:
+                entries[key.text] = Entry(key, value)
+        return Mapping(place, entries)
+
+    def place(self, node: "yaml.Node") -> Place:
+        start, end = node.start_mark, node.end_mark
+        width = end.column - start.column if end.line == start.line else 1
+        return Place(self.source, start.line, start.column, max(1, width))
+
+
+def duplicate(key: Scalar, first: Scalar) -> Problem:
+    """The second setting of `key`; names where the first one is."""
+    here, there = key.place, first.place
+    if here.source is there.source:
+        where = f"line {there.line + 1}"
+    else:
+        where = str(there)
+    return problem_at(here, f'duplicate key "{key.text}" (first set at {where})')
+
+
+def _syntax_problem(source: Source, error: Exception) -> Problem:
+    import yaml
+
+    if len(source.text) <= _RESCAN_MAX:
+        try:
+            _loader(source.text, pure=True).get_single_node()
+        except (yaml.YAMLError, RecursionError) as better:
+            error = better
+    if isinstance(error, yaml.reader.ReaderError):
+        before = source.text[: error.position]
+        line = before.count("\n")
+        column = error.position - (before.rfind("\n") + 1)
+        character = error.character
+        code = ord(character) if isinstance(character, str) else int(character)
+        message = f"the character U+{code:04X} is not allowed in YAML"
+        return problem_at(Place(source, line, column), message)
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return problem_at(Place(source), "nested too deeply to be a configuration")
+    mark = error.problem_mark or error.context_mark
+    place = Place(source, mark.line, mark.column) if mark is not None else Place(source)
+    return problem_at(place, _reworded(error))
+
+
+def _reworded(error: "yaml.MarkedYAMLError") -> str:
+    """pyyaml's words where they help, ours where they puzzle."""
+    what, context = error.problem or "syntax error", error.context or ""
+    opened = ""
+    if error.context_mark is not None and error.problem_mark is not None:
+        if error.context_mark.line != error.problem_mark.line:
+            opened = f" that begins at line {error.context_mark.line + 1}"
+    if "'\\t'" in what:
+        return "a tab cannot indent YAML: use spaces"
+    if what.startswith("mapping values are not allowed"):
+        return 'a second ": " in one line: quote the value, or mend the indentation'
+    if context.startswith("expected a single document"):
+        return "a second document begins here: one file holds one"
+    if what.startswith("found undefined alias"):
+        return f"{what.removeprefix('found ')}: quote a value that begins with *"
+    if context.startswith("while parsing a flow sequence"):
+        return f'the list "[…"{opened} is not closed: a "," or "]" is missing'
+    if context.startswith("while parsing a flow mapping"):
+        return f'the mapping "{{…"{opened} is not closed: a "," or "}}" is missing'
+    if context.startswith("while scanning a quoted scalar") and "end of stream" in what:
+        return f"the quoted text{opened} is not closed"
+    if context.startswith("while scanning a simple key"):
+        return 'a ":" is missing after this key'
+    if context.startswith("while parsing a block mapping"):
+        return f"this line does not fit the indentation of the mapping{opened}"
+    if context.startswith("while parsing a block collection"):
+        return f"this line does not fit the indentation of the list{opened}"
+    if what.startswith("found character"):
+        return f'{what.removeprefix("found ")}: quote the value'
+    return f"{what} ({context})" if context else what

@@ -1,0 +1,165 @@
+"""What is wrong with a configuration, where, and what to write instead.
+
+All problems of one run are collected and shown together, each as
+
+    conf.yaml:3:1: error: unknown key "wrokers" (did you mean "workers"?)
+         3 | wrokers: 4
+           | ^~~~~~~
+"""
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from prefork.errors import EXIT_CONFIG, OperatorError
+
+Severity = Literal["error", "warning"]
+
+_WIDTH: Final = 100  # of a quoted source line; longer ones are cut around the caret
+_SHOWN: Final = 50  # problems printed in one run; a broken template can make thousands
+
+
+class Source(Struct, frozen=True, eq=False):
+    """A text that settings come from: a file, one `--set`, one variable of the environment.
+
+    `name` is what an operator recognises: the path as it was given, `--set`, the variable's
+    name. `lines` are numbered from 1 in what is shown, except where `numbered` is false.
+    """
+
+    name: str
+    text: str
+    numbered: bool = True
+
+    def line(self, number: int) -> str:
+        """Line `number`, counted from 0 as pyyaml's marks do; empty beyond the end."""
+        # splitlines() would also split at form feeds and the like, where YAML does not.
+        lines = self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return lines[number] if 0 <= number < len(lines) else ""
+
+
+class Place(Struct, frozen=True, eq=False):
+    """A stretch of one line of a source; line and column are counted from 0."""
+
+    source: Source
+    line: int = 0
+    column: int = 0
+    width: int = 1
+
+    def __str__(self) -> str:
+        if self.source.numbered:
+            return f"{self.source.name}:{self.line + 1}:{self.column + 1}"
+        return self.source.name
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """One thing to mend. Line and column are counted from 1; None without a place in a text."""
+
+    message: str
+    suggestion: str | None = None
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+    width: int = 1
+    source_line: str | None = None
+    severity: Severity = "error"
+
+    @property
+    def headline(self) -> str:
+        """`conf.yaml:3:1: error: unknown key …`, in one line."""
+        where = self.file or ""
+        if self.file is not None and self.line is not None:
+            where = f"{self.file}:{self.line}:{self.column}"
+        return f"{where}: {self.severity}: {self.message}" if where else self.message
+
+    def __str__(self) -> str:
+        if self.source_line is None:
+            return self.headline
+        return "\n".join((self.headline, *_quote(self)))
+
+
+def problem_at(
+    place: Place | None,
+    message: str,
+    suggestion: str | None = None,
+    severity: Severity = "error",
+) -> Problem:
+    """A problem at `place`, or one that has no place in any text."""
+    if place is None:
+        return Problem(message=message, suggestion=suggestion, severity=severity)
+    return Problem(
+        message=message,
+        suggestion=suggestion,
+        severity=severity,
+        file=place.source.name,
+        line=place.line + 1 if place.source.numbered else None,
+        column=place.column + 1 if place.source.numbered else None,
+        width=place.width,
+        source_line=_line_shown(place),
+    )
+
+
+class ConfigError(OperatorError):
+    """Every problem of one run. `str()` is the whole report, ready to print."""
+
+    exit_code = EXIT_CONFIG
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = problems
+        super().__init__(report(problems))
+
+
+def report(problems: tuple[Problem, ...]) -> str:
+    """The problems one under the other."""
+    shown = [str(problem) for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        shown.append(f"and {len(problems) - _SHOWN} more problems")
+    return "\n".join(shown)
+
+
+def _line_shown(place: Place) -> str:
+    source = place.source
+    return source.line(place.line) if source.numbered else f"{source.name} {source.text}"
+
+
+def _cells(text: str) -> int:
+    """How many terminal cells `text` fills: a caret must stand below its character."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import category, east_asian_width
+
+    return sum(
+        0 if category(c) in ("Mn", "Me") else 2 if east_asian_width(c) in "WF" else 1 for c in text
+    )
+
+
+def _printable(text: str) -> str:
+    """Tabs become one space; what would move the cursor becomes a question mark."""
+    return "".join(c if c.isprintable() else " " if c == "\t" else "?" for c in text)
+
+
+def _quote(problem: Problem) -> list[str]:
+    """The source line and, below it, the caret."""
+    line = _printable(problem.source_line or "")
+    if problem.column is None:  # `--set workers=two`, `PREFORK_WORKERS=two`: all of it is meant
+        return [f"      {_cut(line, 0)[0]}"]
+    column = min(problem.column - 1, len(line))
+    line, column = _cut(line, column)
+    width = max(1, min(problem.width, len(line) - column))
+    tail = _cells(line[column : column + width]) if width > 1 else 1
+    return [
+        f"  {problem.line:>4} | {line}",
+        f"       | {' ' * _cells(line[:column])}^{'~' * (tail - 1)}",
+    ]
+
+
+def _cut(line: str, column: int) -> tuple[str, int]:
+    """At most `_WIDTH` characters of the line, with the column well inside."""
+    if len(line) <= _WIDTH:
+        return line, column
+    start = max(0, min(column - _WIDTH // 2, len(line) - _WIDTH))
+    cut = line[start : start + _WIDTH]
+    if start:
+        cut = "…" + cut[1:]
+    if start + _WIDTH < len(line):
+        cut = cut[:-1] + "…"
+    return cut, column - start
