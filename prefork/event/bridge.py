@@ -1,0 +1,158 @@
+"""asyncio rides on the reactor.
+
+`asyncio.SelectorEventLoop(selector)` is the public seam: asyncio asks a selector what is ready and
+calls it back. Our selector is the reactor. Inside `select()` the reactor dispatches prefork's own
+file and time events, and what asyncio registered comes back to asyncio. So there is one poll, one
+sleep, and every asyncio library works inside a handler: streams, subprocesses, executors, timers.
+
+What runs in a turn, in order: before_sleep hooks, poll, after_sleep hooks, our file events, our
+time events, then asyncio's own ready callbacks, then the next turn's before_sleep hooks.
+
+`spawn` runs a Task's first step at once. Most handlers end in their first step; queueing it would
+cost another pass through asyncio's ready queue for nothing. Python 3.12 has `eager_start`. In 3.11
+a Task hands its first step to `loop.call_soon` from its constructor: while one is being made, this
+loop keeps that step instead of queueing it, and then runs it in the Task's own context. The handler
+is in a real Task either way: `current_task()`, `asyncio.timeout` and contextvars work.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import selectors
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from prefork.event.reactor import READABLE, WRITABLE, Reactor
+
+Key = selectors.SelectorKey
+
+
+class ReactorSelector(selectors.BaseSelector):
+    """The reactor, dressed as the selector that asyncio expects."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
+        self._keys: dict[int, Key] = {}
+        self._ready: list[tuple[Key, int]] = []
+        self.pending: Callable[[], bool] = lambda: False
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> Key:
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        if fd in self._keys:
+            raise KeyError(f"{fileobj!r} (fd {fd}) is already registered")
+        key = Key(fileobj, fd, events, data)
+        self._watch(key)
+        self._keys[fd] = key
+        return key
+
+    def _watch(self, key: Key) -> None:
+        ready = self._ready
+        if key.events & selectors.EVENT_READ:
+            item = (key, selectors.EVENT_READ)
+            self.reactor.create_file_event(key.fd, READABLE, lambda: ready.append(item))
+        if key.events & selectors.EVENT_WRITE:
+            wants = (key, selectors.EVENT_WRITE)
+            self.reactor.create_file_event(key.fd, WRITABLE, lambda: ready.append(wants))
+
+    def unregister(self, fileobj: Any) -> Key:
+        key = self._key_of(fileobj)
+        del self._keys[key.fd]
+        # Closed by its owner before asyncio let go of it, an fd is forgotten by the kernel already.
+        with contextlib.suppress(OSError):
+            self.reactor.delete_file_event(key.fd, READABLE | WRITABLE)
+        return key
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> Key:
+        old = self._key_of(fileobj)
+        key = Key(old.fileobj, old.fd, events, data)
+        gone = (READABLE if not events & selectors.EVENT_READ else 0) | (
+            WRITABLE if not events & selectors.EVENT_WRITE else 0
+        )
+        self._watch(key)
+        self.reactor.delete_file_event(old.fd, gone)
+        self._keys[old.fd] = key
+        return key
+
+    def _key_of(self, fileobj: Any) -> Key:
+        if not isinstance(fileobj, int):
+            # A closed file answers -1; asyncio still knows it by the object it registered.
+            fd = fileobj.fileno()
+            if fd < 0:
+                for key in self._keys.values():
+                    if key.fileobj is fileobj:
+                        return key
+            fileobj = fd
+        try:
+            return self._keys[fileobj]
+        except KeyError:
+            raise KeyError(f"fd {fileobj!r} is not registered") from None
+
+    def select(self, timeout: float | None = None) -> list[tuple[Key, int]]:
+        reactor = self.reactor
+        for hook in reactor.before_sleep:
+            try:
+                hook()
+            except Exception as error:
+                reactor.on_error(error, "a sleep hook")
+        # asyncio reckoned its timeout before the hooks ran. A hook that woke a waiter (a flush
+        # that let a writer go on) has queued a callback, and to sleep now would strand it.
+        if timeout != 0 and self.pending():
+            timeout = 0
+        reactor.wait(timeout)
+        ready = self._ready
+        if ready:
+            answer = ready[:]
+            ready.clear()
+            return answer
+        return ready
+
+    def close(self) -> None:
+        self._keys.clear()
+
+    def get_map(self) -> Mapping[Any, Key]:
+        return self._keys
+
+
+class ReactorLoop(asyncio.SelectorEventLoop):
+    """asyncio's selector loop on a `Reactor`; `spawn` is its only addition."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
+        selector = ReactorSelector(reactor)
+        super().__init__(selector)
+        # `_ready`, the queue of asyncio's callbacks, is private but has kept its name and meaning
+        # from Python 3.4 to 3.14; there is no public way to ask "is anything queued?".
+        queue: Any = self._ready  # type: ignore[attr-defined]
+        selector.pending = lambda: bool(queue)
+        self._first_step: Any = None
+        self._first_context: Any = None
+
+    if sys.version_info >= (3, 12):
+
+        def spawn(self, coro: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+            """A Task whose first step has run when this returns. Not to be called in a Task."""
+            return asyncio.Task(coro, loop=self, name="exchange", eager_start=True)
+
+    else:
+
+        def spawn(self, coro: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+            """A Task whose first step has run when this returns. Not to be called in a Task."""
+            # An attribute of the instance hides the method for just as long as the Task is made,
+            # so the ordinary `call_soon` pays nothing for this.
+            self.__dict__["call_soon"] = self._keep_first_step
+            try:
+                # A constant name spares the counter and the formatting of "Task-17".
+                task = asyncio.Task(coro, loop=self, name="exchange")
+            finally:
+                del self.__dict__["call_soon"]
+            step, context = self._first_step, self._first_context
+            self._first_step = self._first_context = None
+            context.run(step)
+            return task
+
+        def _keep_first_step(
+            self, callback: Any, *_: Any, context: contextvars.Context | None = None
+        ) -> Any:
+            self._first_step = callback
+            self._first_context = context

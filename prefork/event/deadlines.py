@@ -1,0 +1,75 @@
+"""One timeout for many: deadlines of the same length in the order in which they end.
+
+A timer for each request would cost more than the request. All deadlines of one kind have the same
+length, so the order in which they were set is the order in which they end, and a dict keeps just
+that order: to set one is to move its key to the end (about 50 ns), and one time event looks at
+the front.
+"""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from prefork.event.reactor import NOMORE, Reactor, TimeEvent
+
+T = TypeVar("T")
+
+
+class Deadlines(Generic[T]):
+    """Calls `on_expired(item)` when `item` was touched `timeout` seconds ago and not since.
+
+    An item is kept once, whatever it was touched with; `on_expired` may touch it again. Nothing
+    is armed while nothing is kept, so an idle process is not woken.
+    """
+
+    __slots__ = ("_armed", "_on_expired", "_reactor", "_since", "timeout")
+
+    def __init__(self, reactor: Reactor, timeout: float, on_expired: Callable[[T], None]) -> None:
+        self.timeout = timeout
+        self._reactor = reactor
+        self._on_expired = on_expired
+        self._since: dict[T, float] = {}
+        self._armed: TimeEvent | None = None
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def __contains__(self, item: T) -> bool:
+        return item in self._since
+
+    def touch(self, item: T) -> None:
+        """The time of `item` starts now."""
+        since = self._since
+        if item in since:
+            del since[item]
+        since[item] = self._reactor.now
+        if self._armed is None:
+            self._arm(self.timeout)
+
+    def discard(self, item: T) -> None:
+        """`item` has no deadline of this kind any more."""
+        self._since.pop(item, None)
+
+    def shorten(self, timeout: float) -> None:
+        """From now on the time is `timeout`, also for those whose time runs already."""
+        if timeout < self.timeout:
+            self.timeout = timeout
+            if self._armed is not None:
+                self._reactor.delete_time_event(self._armed)
+                self._armed = None
+            if self._since:
+                self._arm(max(0.0, next(iter(self._since.values())) + timeout - self._reactor.now))
+
+    def _arm(self, delay: float) -> None:
+        self._armed = self._reactor.create_time_event(delay, self._sweep)
+
+    def _sweep(self) -> float:
+        since = self._since
+        while since:
+            item, started = next(iter(since.items()))
+            left = started + self.timeout - self._reactor.now
+            if left > 0.0:
+                return left
+            del since[item]
+            self._on_expired(item)
+        self._armed = None
+        return NOMORE

@@ -1,0 +1,147 @@
+"""One request and its response: the seam between HTTP and whoever answers.
+
+`Exchange` is what every version of HTTP offers to the layer above; the request side lives here, the
+response side is written by the version (`h1.exchange.H1Exchange`). The layer above is a `Handler`,
+a coroutine function given to the server at construction: HTTP imports nothing of it.
+
+Framing and the connection belong to the exchange. `fields` never holds Date, Connection,
+Content-Length or Transfer-Encoding; they are written here, because only this side knows whether the
+connection lives on and what the client can read.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
+
+from prefork.http.body import NO_BODY, Body
+from prefork.http.headers import Headers, split_fields
+
+if TYPE_CHECKING:
+    from prefork.net.connection import Connection
+
+Handler = Callable[["Exchange"], Coroutine[Any, Any, None]]
+
+
+class Exchange(ABC):
+    """A request as it came and the response as it goes.
+
+    What most requests never change are attributes of the class, not of each instance: making an
+    exchange is on the hot path, and an attribute that is not set costs nothing.
+    """
+
+    method: str
+    raw_target: bytes  # as sent
+    request_line: bytes  # as sent, without CRLF
+    head: bytes  # request line and header fields, as sent, with the empty line
+    lower: bytes  # head in lower case, for searching
+    version: str = "1.1"
+    scheme: str = "http"
+    connection: "Connection"
+    started: float  # the reactor's clock
+    body: Body = NO_BODY
+    host: str = ""  # the authority that was asked for; "" only in HTTP/1.0
+
+    status: int = 0
+    head_sent: bool = False
+    finished: bool = False
+    bytes_sent: int = 0  # of the body, before any transfer coding
+    _on_finished: list[Callable[[], None]] | None = None
+
+    # The request
+
+    @cached_property
+    def headers(self) -> Headers:
+        return Headers(split_fields(self.head[len(self.request_line) + 2 : -4]))
+
+    @cached_property
+    def target(self) -> str:
+        return self.raw_target.decode("ascii")
+
+    @cached_property
+    def raw_path(self) -> bytes:
+        """The path as sent, still percent-encoded; "*" for the server as a whole."""
+        target = self.raw_target
+        if not target.startswith(b"/") and target != b"*":
+            # absolute-form (RFC 9112 section 3.2.2): the path begins after the authority.
+            authority = target.find(b"//") + 2
+            slash = target.find(b"/", authority)
+            question = target.find(b"?", authority)
+            if slash < 0 or 0 <= question < slash:
+                return b"/"
+            target = target[slash:]
+        return target.partition(b"?")[0]
+
+    @cached_property
+    def path(self) -> str:
+        """The path, percent-decoded as UTF-8; bytes that are not become U+FFFD."""
+        raw = self.raw_path
+        if b"%" in raw:
+            return unquote_to_bytes(raw).decode("utf-8", "replace")
+        return raw.decode("ascii")
+
+    @cached_property
+    def query_string(self) -> str:
+        return self.raw_target.partition(b"?")[2].decode("ascii")
+
+    @property
+    def peer(self) -> str:
+        return self.connection.peer
+
+    @property
+    def peer_port(self) -> int:
+        return self.connection.peer_port
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """The address the client connected to; (path, 0) on a UNIX socket."""
+        return self.connection.local_address()
+
+    @property
+    def connection_number(self) -> int:
+        return self.connection.number
+
+    @property
+    def client_gone(self) -> bool:
+        return self.connection.client_gone
+
+    def on_finished(self, fn: Callable[[], None]) -> None:
+        """Call `fn` once, when the response is sent to its end or can no longer be."""
+        if self._on_finished is None:
+            self._on_finished = []
+        self._on_finished.append(fn)
+
+    # The response
+
+    @abstractmethod
+    def reply(self, status: int, fields: bytes, body: bytes) -> None:
+        """The whole response at once. `fields` is b"Name: value\\r\\n" lines."""
+
+    @abstractmethod
+    def start(self, status: int, fields: bytes, length: int | None) -> None:
+        """Begin a streamed response; `length` None when it is not known."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """A piece of the body. Raises RuntimeError beyond the declared length."""
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Wait while the client is slow. Raises ConnectionError when it left."""
+
+    @abstractmethod
+    async def send_file(self, fd: int, offset: int, count: int) -> None:
+        """A piece of the body out of an open file, by the kernel."""
+
+    @abstractmethod
+    def end(self, trailers: bytes = b"") -> None:
+        """The body is complete."""
+
+    @abstractmethod
+    def inform(self, status: int, fields: bytes = b"") -> None:
+        """An interim response, 102 to 199 (RFC 9110 section 15.2)."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Cut the connection: the response cannot be completed and must not look as if it were."""

@@ -1,0 +1,199 @@
+"""The response side of an HTTP/1.1 exchange: RFC 9112, and who may have a body by RFC 9110."""
+
+from typing import TYPE_CHECKING, Final
+
+from prefork.http.body import Body
+from prefork.http.exchange import Exchange
+
+if TYPE_CHECKING:
+    from prefork.http.h1.protocol import H1Protocol
+
+# Joining head and body costs a copy, sending them as two vectors costs a call: even at this size.
+JOIN_BELOW: Final = 32 * 1024
+
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+_LENGTHS: Final = tuple(b"Content-Length: %d\r\n\r\n" % n for n in range(1024))
+
+
+class H1Exchange(Exchange):
+    """One request on an HTTP/1.x connection. At most one at a time is open on each."""
+
+    _left: int = 0  # of the declared length
+    _chunked: bool = False
+    _sized: bool = False  # the length was declared
+    _suppressed: bool = False  # HEAD, 204, 304: what is written goes nowhere
+    gone_early: bool = False  # the client left before the head was written
+
+    def __init__(
+        self,
+        protocol: "H1Protocol",
+        method: str,
+        raw_target: bytes,
+        request_line: bytes,
+        head: bytes,
+        lower: bytes,
+        host: str,
+        keep_alive: bool,
+        started: float,
+    ) -> None:
+        self._protocol = protocol
+        self.connection = protocol.connection
+        self.method = method
+        self.raw_target = raw_target
+        self.request_line = request_line
+        self.head = head
+        self.lower = lower
+        self.host = host
+        self.keep_alive = keep_alive
+        self.started = started
+
+    def with_body(self, body: Body) -> None:
+        self.body = body
+
+    def reply(self, status: int, fields: bytes, body: bytes) -> None:
+        if self.head_sent:
+            raise RuntimeError("the response has begun already")
+        self.head_sent = True
+        self.status = status
+        protocol = self._protocol
+        size = len(body)
+        start = protocol.server.status_heads.get(status) or protocol.server.status_head(status)
+        if (
+            self.keep_alive
+            and self.body.at_end
+            and not protocol.leaving
+            and self.version == "1.1"
+            and status >= 200
+            and status not in (204, 304)
+        ):
+            # The usual answer: nothing to say about the connection.
+            length = _LENGTHS[size] if size < 1024 else b"Content-Length: %d\r\n\r\n" % size
+            if self.method == "HEAD":
+                protocol.connection.write(start + fields + length)
+            elif size < JOIN_BELOW:
+                self.bytes_sent = size
+                protocol.connection.write(b"".join((start, fields, length, body)))
+            else:
+                self.bytes_sent = size
+                protocol.connection.write(b"".join((start, fields, length)))
+                protocol.connection.write(body)
+        else:
+            self._begin(status, fields, size)
+            if body and not self._suppressed:
+                self.bytes_sent = size
+                protocol.connection.write(body)
+        self.finished = True
+        protocol.exchange_finished(self)
+
+    def start(self, status: int, fields: bytes, length: int | None) -> None:
+        if self.head_sent:
+            raise RuntimeError("the response has begun already")
+        self.head_sent = True
+        self.status = status
+        self._begin(status, fields, length)
+
+    def _begin(self, status: int, fields: bytes, length: int | None) -> None:
+        """Write the head with the framing that this status, method and version allow."""
+        if status < 200:
+            raise RuntimeError(f"{status} is an interim status: use inform()")
+        protocol = self._protocol
+        parts = [protocol.server.status_heads.get(status) or protocol.server.status_head(status)]
+        parts.append(fields)
+        # RFC 9110 sections 6.4.1, 8.6: 204 and 304 have no content and 204 no Content-Length.
+        bodiless = status in (204, 304)
+        self._suppressed = bodiless or self.method == "HEAD"
+        if length is not None:
+            self._left = length
+            if not bodiless:
+                parts.append(b"Content-Length: %d\r\n" % length)
+        elif not bodiless:
+            # RFC 9112 section 6.1: no Transfer-Encoding to a client that is not known to be 1.1.
+            if self.version == "1.1":
+                parts.append(b"Transfer-Encoding: chunked\r\n")
+                self._chunked = not self._suppressed
+            elif not self._suppressed:
+                self.keep_alive = False
+        if self.keep_alive and not protocol.may_keep_alive(self):
+            self.keep_alive = False
+        if not self.keep_alive:
+            parts.append(_CLOSE)
+        elif self.version == "1.0":
+            parts.append(_KEEP_ALIVE)
+        parts.append(b"\r\n")
+        self.connection.write(b"".join(parts))
+        self._sized = length is not None
+
+    def write(self, data: bytes) -> None:
+        if not self.head_sent or self.finished:
+            raise RuntimeError("no response is open")
+        size = len(data)
+        if not size:
+            return  # an empty chunk would end the body
+        if self._sized:
+            if size > self._left:
+                raise RuntimeError("more body than the declared Content-Length")
+            self._left -= size
+        if self._suppressed:
+            return
+        self.bytes_sent += size
+        write = self.connection.write
+        if self._chunked:
+            if size < JOIN_BELOW:
+                write(b"%x\r\n%b\r\n" % (size, data))
+            else:
+                write(b"%x\r\n" % size)
+                write(data)
+                write(b"\r\n")
+        else:
+            write(data)
+
+    async def drain(self) -> None:
+        await self.connection.drain()
+
+    async def send_file(self, fd: int, offset: int, count: int) -> None:
+        if not self.head_sent or self.finished:
+            raise RuntimeError("no response is open")
+        if self._sized:
+            if count > self._left:
+                raise RuntimeError("more body than the declared Content-Length")
+            self._left -= count
+        if self._suppressed or not count:
+            return
+        if self._chunked:
+            self.connection.write(b"%x\r\n" % count)
+        sent = await self.connection.send_file(fd, offset, count)
+        self.bytes_sent += sent
+        if sent < count:
+            # The file shrank under us; the promised bytes do not exist.
+            self.abort()
+            raise ConnectionAbortedError("the file became shorter while it was sent")
+        if self._chunked:
+            self.connection.write(b"\r\n")
+
+    def end(self, trailers: bytes = b"") -> None:
+        if not self.head_sent:
+            raise RuntimeError("no response is open")
+        if self.finished:
+            return
+        if self._sized and self._left and not self._suppressed:
+            self.abort()
+            raise RuntimeError(f"the body ended {self._left} bytes short of its Content-Length")
+        if self._chunked:
+            self.connection.write(b"0\r\n%b\r\n" % trailers)
+        self.finished = True
+        self._protocol.exchange_finished(self)
+
+    def inform(self, status: int, fields: bytes = b"") -> None:
+        if not 102 <= status <= 199:
+            raise ValueError(f"{status} is not an interim status of the application's")
+        # RFC 9110 section 15.2: "A server MUST NOT send a 1xx response to an HTTP/1.0 client".
+        if self.version == "1.1" and not self.head_sent:
+            head = self._protocol.server.status_line(status)
+            self.connection.write(b"%b%b\r\n" % (head, fields))
+
+    def abort(self) -> None:
+        if not self.finished:
+            self.finished = True
+            self.connection.abort()
+            self._protocol.exchange_finished(self)

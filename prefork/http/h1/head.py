@@ -1,0 +1,157 @@
+"""What a request's head may say, and the status of each way to say it wrong.
+
+llhttp (through httptools) checks the grammar of every line: bare CR or LF, white space before the
+colon, obs-fold, control characters, names that are no tokens. What it lets pass or judges otherwise
+than RFC 9112 is checked here. The usual request, without a body, pays for none of `framing`.
+"""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from prefork.errors import PeerError
+
+if TYPE_CHECKING:
+    from prefork.config.schema import Limits
+
+# RFC 9110 section 9 and the registered extensions that llhttp knows, without CONNECT: a tunnel is
+# not something an origin server offers.
+_NAMES: Final = """
+GET HEAD POST PUT DELETE OPTIONS TRACE PATCH
+COPY LOCK MKCOL MOVE PROPFIND PROPPATCH SEARCH UNLOCK BIND REBIND UNBIND ACL
+REPORT MKACTIVITY CHECKOUT MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE
+MKCALENDAR LINK UNLINK SOURCE QUERY
+"""
+METHODS: Final = {name.encode(): name for name in _NAMES.split()}
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9]")
+# RFC 3986 section 3.2.2: reg-name or IPv4 by its characters, or an IP literal in brackets.
+_HOST: Final = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[!$&'()*+,;=:A-Za-z0-9\-._~]+\]"
+    rb"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?"
+)
+_ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@\\]*)(?:[/?][^#]*)?")
+_BODY_EXPECTED: Final = frozenset({"POST", "PUT", "PATCH"})
+
+_KNOWN_HOSTS_LIMIT: Final = 1024
+
+
+class HostCheck:
+    """Which Host values are well-formed; remembers those it has seen.
+
+    A server is asked for few names, each millions of times. The memory is bounded, so a client
+    that invents names costs a regular expression each, and nothing more.
+    """
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, str] = {}
+
+    def __call__(self, value: bytes) -> str:
+        """The value as text; raises PeerError 400."""
+        known = self._known.get(value)
+        if known is not None:
+            return known
+        host = value.strip(b" \t")
+        if not _HOST.fullmatch(host):
+            raise PeerError(400, "invalid Host header")
+        if len(self._known) >= _KNOWN_HOSTS_LIMIT:
+            self._known.clear()
+        text = self._known[value] = host.decode("ascii")
+        return text
+
+
+def refuse_line(line: bytes, limits: "Limits") -> PeerError:
+    """Why this request line is not served."""
+    if len(line) > limits.request_line:
+        return PeerError(414, "the request line is too long")
+    parts = line.split(b" ")
+    if len(parts) != 3:
+        return PeerError(400, "invalid request line")
+    method, _, version = parts
+    if not _TOKEN.fullmatch(method):
+        return PeerError(400, "invalid method")
+    if version not in (b"HTTP/1.1", b"HTTP/1.0"):
+        if _VERSION.fullmatch(version):
+            return PeerError(505, f"{version.decode()} is not supported")
+        return PeerError(400, "invalid HTTP version")
+    if method not in METHODS:
+        return PeerError(501, f"the method {method.decode('ascii')} is not implemented")
+    return PeerError(400, "invalid request target")
+
+
+def absolute_host(target: bytes) -> bytes | None:
+    """The authority of an absolute-form target, None when it is malformed.
+
+    RFC 9112 section 3.2.2: "the origin server MUST ignore the received Host header field (if any)
+    and instead use the host information of the request-target".
+    """
+    match = _ABSOLUTE.fullmatch(target)
+    return match[1] if match and match[1] else None
+
+
+def values_of(head: bytes, lower: bytes, name: bytes) -> list[bytes]:
+    """Every value of the field `name` (lower case), in order, without outer white space."""
+    values = []
+    key = b"\r\n" + name + b":"
+    at = lower.find(key)
+    while at >= 0:
+        begin = at + len(key)
+        end = head.find(b"\r\n", begin)
+        values.append(head[begin:end].strip(b" \t"))
+        at = lower.find(key, end)
+    return values
+
+
+def framing(
+    head: bytes, lower: bytes, method: str, *, http_1_0: bool, limits: "Limits"
+) -> tuple[int | None, bool]:
+    """(Content-Length or None for chunked, whether "100 Continue" is expected).
+
+    RFC 9112 section 6.3. Raises PeerError: 400 for anything ambiguous, 501 for a coding that is
+    not known, 411 for an HTTP/1.0 body without a length, 413 beyond the limit, 417.
+    """
+    codings = values_of(head, lower, b"transfer-encoding")
+    lengths = values_of(head, lower, b"content-length")
+    length: int | None = None
+    if codings:
+        # "A server MAY reject a request that contains both Content-Length and Transfer-Encoding":
+        # an intermediary may have believed the other one.
+        if lengths:
+            raise PeerError(400, "both Content-Length and Transfer-Encoding")
+        if http_1_0:
+            raise PeerError(400, "Transfer-Encoding in HTTP/1.0")
+        names = [name.strip(b" \t").lower() for name in b",".join(codings).split(b",")]
+        if names[-1] != b"chunked" or names.count(b"chunked") > 1:
+            known = all(name in (b"chunked", b"identity", b"") for name in names)
+            if known or names[-1] == b"chunked" or b"chunked" in names:
+                raise PeerError(400, "chunked must be the last transfer coding, once")
+            raise PeerError(501, "unknown transfer coding")
+        if len(names) > 1:
+            raise PeerError(501, "unknown transfer coding")
+    elif lengths:
+        if len(lengths) > 1:
+            raise PeerError(400, "more than one Content-Length")
+        if not lengths[0].isdigit() or len(lengths[0]) > 18:
+            raise PeerError(400, "invalid Content-Length")
+        length = int(lengths[0])
+        if length > limits.body:
+            raise PeerError(413, f"the body is larger than {limits.body} bytes")
+    else:
+        # RFC 1945 section 8.3: an HTTP/1.0 POST needs a valid Content-Length.
+        if http_1_0 and method in _BODY_EXPECTED:
+            raise PeerError(411, "a Content-Length is required")
+        length = 0
+    expects = values_of(head, lower, b"expect")
+    if not expects or http_1_0:
+        return length, False
+    if [value.lower() for value in expects] != [b"100-continue"]:
+        raise PeerError(417, "only 100-continue can be expected")
+    return length, length != 0
+
+
+def connection_tokens(head: bytes, lower: bytes) -> list[bytes]:
+    """What the Connection field lists, lower case."""
+    joined = b",".join(values_of(head, lower, b"connection"))
+    return [token.strip(b" \t").lower() for token in joined.split(b",")]

@@ -1,0 +1,600 @@
+"""The life of an HTTP/1.x connection: RFC 9112 sections 9 and 2.2, one request after the other.
+
+A connection is in one of these states:
+
+    HEAD    waits for a request's head; nothing or only a part of it has come
+    BODY    a request is running and its body is still coming
+    RUN     a request is running and has come whole
+    DRAIN   the response is sent, the rest of the request's body is read and dropped
+    CLOSED  over, or about to be when what was written is sent
+
+Heads are found here, by their empty line, and given to the parser one at a time. So the parser
+holds no state between requests and one serves all connections; the sizes of everything are checked
+before anything is parsed; and what was pipelined behind a request, whatever that request was, stays
+in `_buffer` until its turn comes.
+"""
+
+import asyncio
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from prefork.errors import PeerError
+from prefork.http.body import Body
+from prefork.http.h1.chunked import ChunkedDecoder
+from prefork.http.h1.exchange import H1Exchange
+from prefork.http.h1.head import (
+    METHODS,
+    absolute_host,
+    connection_tokens,
+    framing,
+    refuse_line,
+)
+from prefork.http.headers import Headers
+from prefork.net.connection import Connection
+
+if TYPE_CHECKING:
+    from prefork.http.server import HttpServer
+
+# A body that the handler did not read is read to its end when no more than this is left of it;
+# beyond, closing the connection is cheaper for both sides.
+DRAIN_LIMIT: Final = 64 * 1024
+# What a client may pipeline behind a running request before it is no longer read.
+PIPELINE_LIMIT: Final = 64 * 1024
+
+
+class State(IntEnum):
+    HEAD = 0
+    BODY = 1
+    RUN = 2
+    DRAIN = 3
+    CLOSED = 4
+
+
+# As plain names: an enum member's look-up is two attribute reads on the hot path.
+HEAD, BODY, RUN, DRAIN, CLOSED = State
+
+
+class HeadParser:
+    """llhttp, fed one whole head at a time; shared by all connections of a process."""
+
+    __slots__ = ("_parser", "complete", "keep_alive")
+
+    def __init__(self) -> None:
+        self.complete = False  # the head that was fed is the whole request
+        self.keep_alive = False
+        self.reset()
+
+    def reset(self) -> None:
+        # Connection: close ends a connection, not this parser: it sees those of all.
+        self._parser = HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+        self.keep_alive = self._parser.should_keep_alive()
+
+    def feed(self, head: bytes) -> bool:
+        """Check `head`; True when the request has no body. Raises HttpParserError."""
+        self.complete = False
+        try:
+            self._parser.feed_data(head)
+        except HttpParserUpgrade:
+            # Upgrade is an offer which the server may decline by just answering (RFC 9110
+            # section 7.8), so this request is one like any other.
+            self.reset()
+            return False
+        except HttpParserError:
+            self.reset()
+            raise
+        if not self.complete:
+            self.reset()  # it now waits for a body, which is read elsewhere
+        return self.complete
+
+
+class H1Protocol:
+    """What runs on top of a `Connection` that speaks HTTP/1.x."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_chunked",
+        "_head_begun",
+        "_left",
+        "_saw_eof",
+        "_task",
+        "connection",
+        "exchange",
+        "leaving",
+        "server",
+        "state",
+    )
+
+    def __init__(self, server: "HttpServer", connection: Connection) -> None:
+        self.server = server
+        self.connection = connection
+        self.state: State = HEAD
+        self.exchange: H1Exchange | None = None
+        self.leaving = False  # the next answer is the last
+        self._buffer = b""
+        self._head_begun = False  # a part of a head has come, and its time runs
+        self._body: Body | None = None
+        self._chunked: ChunkedDecoder | None = None
+        self._left = 0  # of a body with a Content-Length
+        self._saw_eof = False
+        self._task: asyncio.Task[None] | None = None
+
+    # From the connection
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state is HEAD:
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            self._heads(data)
+        elif state is BODY or state is DRAIN:
+            self._body_data(data)
+        elif state is RUN:
+            self._pipelined(data)
+
+    def _pipelined(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) > PIPELINE_LIMIT:
+            self.connection.pause_reading()
+
+    def eof_received(self) -> None:
+        # The client has sent all it will, which does not mean that it does not listen: a request
+        # that came whole gets its answer (RFC 9112 section 9.6).
+        self._saw_eof = True
+        self.leaving = True
+        if self.state is HEAD or self.state is DRAIN:
+            self._close()
+        elif self.state is BODY and self._body is not None:
+            self._body.fail(ConnectionResetError("the client left in the middle of the body"))
+
+    def connection_lost(self, error: OSError | None) -> None:
+        server = self.server
+        self._forget()
+        if self.exchange is not None and not self.exchange.head_sent:
+            self.exchange.gone_early = True
+        if isinstance(error, TimeoutError):
+            server.error_log.info(
+                f"client timed out ({error}) while sending to client, client: "
+                f"{self.connection.peer}",
+                connection=self.connection.number,
+            )
+
+    # Heads
+
+    def _heads(self, data: bytes) -> None:
+        """Serve the requests in `data` for as long as each is over when its handler returns."""
+        while self.state is HEAD:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                if data:
+                    self._partial(data)
+                return
+            end += 4
+            try:
+                if end == len(data):
+                    self._request(data)
+                    return
+                rest = data[end:]
+                if data.startswith(b"\r\n"):
+                    data = self._skip_empty_line(data)
+                    continue
+                # What follows must be in place before the handler runs: it may end this request,
+                # or leave it to a task that asks for the next one later.
+                self._buffer = rest
+                self._request(data[:end])
+            except PeerError as error:
+                self._buffer = data
+                self.refuse(error)
+                return
+            if self.state is not HEAD:
+                return
+            data = self._buffer
+            self._buffer = b""
+
+    def _skip_empty_line(self, data: bytes) -> bytes:
+        # RFC 9112 section 2.2: "a server that is expecting to receive and parse a request-line
+        # SHOULD ignore at least one empty line (CRLF) received prior to the request-line."
+        data = data[2:]
+        if data.startswith(b"\r\n"):
+            raise PeerError(400, "empty lines instead of a request")
+        return data
+
+    def _partial(self, data: bytes) -> None:
+        """Keep the beginning of a head, unless it can be refused already."""
+        limits = self.server.limits
+        try:
+            if data.startswith(b"\r\n"):
+                data = self._skip_empty_line(data)
+            line_end = data.find(b"\n")
+            if line_end < 0:
+                if len(data) > limits.request_line:
+                    raise PeerError(414, "the request line is too long")
+                # TLS on a plain port, or noise: no client that speaks HTTP begins so, and none
+                # that does not would ever send the empty line that ends the wait.
+                if data and not 0x21 <= data[0] <= 0x7E and data != b"\r":
+                    raise PeerError(400, "this is not HTTP")
+            else:
+                if len(data) - line_end > limits.head + 2:
+                    raise PeerError(431, "the header section is too large")
+                line = data[:line_end].removesuffix(b"\r")
+                if len(line) > limits.request_line:
+                    raise PeerError(414, "the request line is too long")
+                bare = data.count(b"\n") != data.count(b"\r\n")
+                if bare or len(line.split(b" ")) != 3:
+                    raise refuse_line(line, limits) if not bare else PeerError(400, "bare LF")
+        except PeerError as error:
+            self._buffer = data
+            self.refuse(error)
+            return
+        self._buffer = data
+        if data and not self._head_begun:
+            self._head_begun = True
+            self.server.fresh.discard(self)
+            self.server.heads.touch(self)
+
+    def _request(self, head: bytes) -> None:
+        """Check one whole head and start its handler. Raises PeerError."""
+        server = self.server
+        limits = server.limits
+        if self._head_begun:
+            self._head_begun = False
+            server.heads.discard(self)
+        line_end = head.find(b"\r\n")
+        if line_end == 0:
+            self._request_after_empty_line(head)
+            return
+        line = head[:line_end]
+        size = len(head)
+        if size > server.small_head and (
+            line_end > limits.request_line
+            or size - line_end - 4 > limits.head
+            or head.count(b"\n") - 2 > limits.header_count
+        ):
+            raise self._too_large(line)
+        parser = server.parser
+        try:
+            complete = parser.feed(head)
+        except HttpParserError as error:
+            refusal = refuse_line(line, limits)
+            if refusal.status == 400:
+                refusal = self._why(head, error)
+            raise refusal from None
+        try:
+            raw_method, target, version = line.split(b" ")
+            method = METHODS[raw_method]
+        except (ValueError, KeyError):
+            raise refuse_line(line, limits) from None
+        lower = head.lower()
+        http_1_0 = version != b"HTTP/1.1"
+        if http_1_0 and version != b"HTTP/1.0":
+            raise refuse_line(line, limits)
+
+        # RFC 9112 section 3.2: "A server MUST respond with a 400 to any HTTP/1.1 request message
+        # that lacks a Host header field and to any that contains more than one Host header field
+        # line or a Host header field with an invalid field value."
+        at = lower.find(b"\r\nhost:")
+        if at >= 0:
+            after = head.find(b"\r\n", at + 7)
+            host = server.check_host(head[at + 7 : after])
+            if lower.find(b"\r\nhost:", after) >= 0:
+                raise PeerError(400, "more than one Host header")
+        elif http_1_0:
+            host = ""
+        else:
+            raise PeerError(400, "no Host header")
+        if target[0] != 0x2F or b"#" in target:  # "/"
+            host = self._other_form(method, target, host)
+
+        exchange = H1Exchange(
+            self, method, target, line, head, lower, host, parser.keep_alive, server.reactor.now
+        )
+        if http_1_0:
+            exchange.version = "1.0"
+        if complete:
+            self.state = RUN
+        else:
+            self._with_body(exchange, http_1_0)
+        self.exchange = exchange
+        task = server.spawn(server.handler(exchange))
+        if not task.done():
+            self._task = task
+            task.add_done_callback(self._task_done)
+        elif not exchange.finished or task.exception() is not None:
+            self._task_done(task)
+
+    def _request_after_empty_line(self, head: bytes) -> None:
+        head = self._skip_empty_line(head)
+        if len(head) < 4:
+            # The empty line was all there is so far: "\r\n\r\n" is two of them.
+            raise PeerError(400, "empty lines instead of a request")
+        self._request(head)
+
+    def _too_large(self, line: bytes) -> PeerError:
+        if len(line) > self.server.limits.request_line:
+            return PeerError(414, "the request line is too long")
+        return PeerError(431, "the header section is too large")
+
+    def _why(self, head: bytes, error: HttpParserError) -> PeerError:
+        """A head that llhttp refused: the status that the framing rules give it, else 400."""
+        lower = head.lower()
+        framing(head, lower, "", http_1_0=False, limits=self.server.limits)
+        return PeerError(400, str(error) or "invalid request head")
+
+    def _other_form(self, method: str, target: bytes, host: str) -> str:
+        """absolute-form or asterisk-form (RFC 9112 section 3.2); anything else is refused."""
+        if b"#" not in target:
+            if target == b"*" and method == "OPTIONS":
+                return host
+            authority = absolute_host(target)
+            if authority is not None:
+                return self.server.check_host(authority)
+        raise PeerError(400, "invalid request target")
+
+    def _with_body(self, exchange: H1Exchange, http_1_0: bool) -> None:
+        """A head that is not the whole request, or one that offers an upgrade."""
+        server = self.server
+        head, lower = exchange.head, exchange.lower
+        length, expects = framing(
+            head, lower, exchange.method, http_1_0=http_1_0, limits=server.limits
+        )
+        tokens = connection_tokens(head, lower)
+        exchange.keep_alive = b"keep-alive" in tokens if http_1_0 else b"close" not in tokens
+        if length == 0:
+            self.state = RUN
+            return
+        body = Body(
+            self,
+            server.loop,
+            length=length,
+            limit=server.limits.body,
+            expects_continue=expects,
+        )
+        exchange.with_body(body)
+        self._body = body
+        self.state = BODY
+        if length is None:
+            self._chunked = ChunkedDecoder(
+                body.feed, self._chunked_end, trailer_limit=server.limits.head
+            )
+        else:
+            self._left = length
+        server.bodies.touch(self)
+        if self._buffer:
+            data = self._buffer
+            self._buffer = b""
+            self._body_data(data)
+
+    # Bodies
+
+    def _body_data(self, data: bytes) -> None:
+        """The next bytes of the running request's body, and perhaps of what follows it."""
+        body = self._body
+        assert body is not None
+        if self._chunked is not None:
+            try:
+                rest = self._chunked.feed(data)
+            except PeerError as error:
+                self._body_broken(body, error)
+                return
+            if body.at_end:
+                self._body_end(rest)
+        elif len(data) < self._left:
+            self._left -= len(data)
+            body.feed(data)
+        else:
+            left, self._left = self._left, 0
+            if len(data) == left:
+                body.feed(data)
+                rest = b""
+            else:
+                body.feed(data[:left])
+                rest = data[left:]
+            body.feed_eof()
+            self._body_end(rest)
+        if self.state is BODY:
+            if body.failed:
+                self._body_broken(body, None)
+            else:
+                self.server.bodies.touch(self)
+
+    def _chunked_end(self, trailers: Headers) -> None:
+        if self._body is not None:
+            self._body.feed_eof(trailers)
+
+    def _body_end(self, rest: bytes) -> None:
+        self.server.bodies.discard(self)
+        self._body = None
+        self._chunked = None
+        if self.state is DRAIN:
+            self._next(rest)
+            return
+        self.state = RUN
+        if rest:
+            self._pipelined(rest)
+
+    def _body_broken(self, body: Body, error: PeerError | None) -> None:
+        """What follows cannot be told from the body: nothing more is read as a request."""
+        self.leaving = True
+        if error is not None:
+            body.fail(error)
+        self.server.bodies.discard(self)
+        if self.state is DRAIN:
+            self._close(linger=True)
+        else:
+            self.connection.pause_reading()
+
+    def pause_body(self) -> None:
+        self.connection.pause_reading()
+        self.server.bodies.discard(self)  # it is the handler now who takes its time
+
+    def resume_body(self) -> None:
+        if self.state is BODY or self.state is DRAIN:
+            self.connection.resume_reading()
+            self.server.bodies.touch(self)
+
+    def send_continue(self) -> None:
+        self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    # The end of a request
+
+    def may_keep_alive(self, exchange: H1Exchange) -> bool:
+        """Whether another request can follow this response."""
+        if self.leaving:
+            return False
+        body = exchange.body
+        if body.at_end:
+            return True
+        if body.failed or body.awaits_continue:
+            return False
+        return body.length is not None and body.length - body.received <= DRAIN_LIMIT
+
+    def exchange_finished(self, exchange: H1Exchange) -> None:
+        """The response is written to its end: log it, count it, and go on or close."""
+        server = self.server
+        server.requests += 1
+        if exchange.gone_early:
+            exchange.status = 499  # nginx: the client closed the request
+        if server.access_log is not None:
+            server.access_log.record(exchange)
+        if exchange._on_finished is not None:
+            self._run_on_finished(exchange)
+        self.exchange = None
+        self._task = None
+        if self.state is CLOSED:
+            return
+        if not exchange.keep_alive or self.leaving:
+            # Bytes that were not read would turn the close into a reset.
+            unread = self._body is not None or bool(self._buffer)
+            self._close(linger=unread and not self._saw_eof)
+        elif self._body is None:
+            self.state = HEAD
+            server.idle.touch(self)
+            if self._buffer:
+                server.loop.call_soon(self._go_on)
+        else:
+            self.state = DRAIN
+            self._body.discard()
+            server.bodies.touch(self)
+
+    def _run_on_finished(self, exchange: H1Exchange) -> None:
+        for fn in exchange._on_finished or ():
+            try:
+                fn()
+            except Exception as error:
+                self.server.error_log.error(
+                    f"exception in an on_finished callback of {exchange.method} {exchange.target}",
+                    connection=self.connection.number,
+                    exc=error,
+                )
+        exchange._on_finished = None
+
+    def _next(self, rest: bytes) -> None:
+        """The response is sent and its request was read to the end: the next one."""
+        self.state = HEAD
+        self.server.idle.touch(self)
+        if rest:
+            self._heads(rest)
+
+    def _go_on(self) -> None:
+        """Serve what was pipelined behind a request that has just ended."""
+        if self.state is HEAD and self._buffer:
+            data = self._buffer
+            self._buffer = b""
+            self._heads(data)
+        if self.state is HEAD:
+            if self._saw_eof:
+                self._close()
+            else:
+                self.connection.resume_reading()
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        """The handler is over. It should have answered; see to it that somebody has."""
+        exchange = self.exchange
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.server.error_log.error(
+                "exception in a handler", connection=self.connection.number, exc=error
+            )
+        if exchange is None or exchange.finished:
+            return
+        if exchange.head_sent or self.state is CLOSED:
+            exchange.abort()
+        else:
+            exchange.keep_alive = False
+            exchange.reply(500, b"Content-Type: text/plain\r\n", b"Internal Server Error\n")
+
+    def refuse(self, error: PeerError) -> None:
+        """Answer a request that is none, and close: what follows cannot be trusted."""
+        server = self.server
+        connection = self.connection
+        server.error_log.info(
+            f"client sent an invalid request: {error.reason}, answered {error.status}, "
+            f"client: {connection.peer}",
+            connection=connection.number,
+        )
+        text = f"{error.status} {server.reason(error.status)}: {error.reason}\n".encode("latin-1")
+        head = server.status_heads.get(error.status) or server.status_head(error.status)
+        connection.write(
+            b"%bContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
+            b"Connection: close\r\n\r\n%b" % (head, len(text), text)
+        )
+        server.requests += 1
+        if server.access_log is not None:
+            head = self._buffer
+            line = head.partition(b"\r\n")[0]
+            record = H1Exchange(
+                self, "", b"", line, head, head.lower(), "", False, server.reactor.now
+            )
+            record.status = error.status
+            record.bytes_sent = len(text)
+            server.access_log.record(record)
+        self._close(linger=not self._saw_eof)
+
+    def _close(self, *, linger: bool = False) -> None:
+        self._forget()
+        self.connection.close_soon(linger=linger)
+
+    def _forget(self) -> None:
+        """No deadline waits for this connection any more, and nobody for its bytes."""
+        server = self.server
+        self.state = CLOSED
+        self._buffer = b""
+        server.fresh.discard(self)
+        server.heads.discard(self)
+        server.idle.discard(self)
+        server.bodies.discard(self)
+        if self._body is not None:
+            self._body.fail(ConnectionResetError("the client left"))
+
+    # Deadlines, and the server's end
+
+    def head_expired(self) -> None:
+        """RFC 9110 section 15.5.9: the request did not come whole within the time."""
+        if self.state is HEAD and self._head_begun:
+            self.refuse(PeerError(408, "the request head took too long"))
+
+    def idle_expired(self) -> None:
+        """Nothing came at all: there is nobody to tell (RFC 9112 section 9.5)."""
+        if self.state is HEAD and not self._head_begun:
+            self._close()
+
+    def body_expired(self) -> None:
+        if self.state is DRAIN:
+            self._close()
+        elif self.state is BODY and self._body is not None:
+            self._body_broken(self._body, PeerError(408, "the request body took too long"))
+
+    @property
+    def running(self) -> bool:
+        return self.exchange is not None
+
+    def leave(self) -> None:
+        """The worker is going: the answer that is being made is the last."""
+        self.leaving = True

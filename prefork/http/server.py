@@ -1,0 +1,202 @@
+"""The HTTP server of one worker: what its connections share.
+
+`accept` is the callable given to the acceptors; `handler` the one given by the layer above. The
+rest is what the worker asks for: counts, the graceful exit and its end.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from prefork.event.bridge import ReactorLoop
+from prefork.event.deadlines import Deadlines
+from prefork.http.dates import date_field
+from prefork.http.exchange import Handler
+from prefork.http.h1.head import HostCheck
+from prefork.http.h1.protocol import H1Protocol, HeadParser
+from prefork.http.status import REASONS, STATUS_LINES
+from prefork.net.connection import Connection, Pool
+
+if TYPE_CHECKING:
+    import socket
+
+    from prefork.config.schema import Limits, Timeouts
+    from prefork.http.accesslog import AccessLog
+    from prefork.log import ErrorLog
+    from prefork.net.listener import Listener
+    from prefork.scoreboard import Slot
+
+
+def _nothing() -> None:
+    pass
+
+
+class HttpServer:
+    """Serves HTTP/1.x on every socket it is given, by calling `handler` for each request."""
+
+    def __init__(
+        self,
+        *,
+        loop: ReactorLoop,
+        handler: Handler,
+        timeouts: "Timeouts",
+        limits: "Limits",
+        error_log: "ErrorLog",
+        access_log: "AccessLog | None" = None,
+        slot: "Slot | None" = None,
+    ) -> None:
+        self.loop = loop
+        self.spawn: Callable[..., asyncio.Task[None]] = loop.spawn
+        self.reactor = loop.reactor
+        self.handler = handler
+        self.timeouts = timeouts
+        self.limits = limits
+        self.error_log = error_log
+        self.access_log = access_log
+        self.requests = 0  # answered, since the start
+        self.accepted = 0
+        self.closing = False
+        self.on_empty: Callable[[], None] = _nothing
+        self._on_pause: Callable[[], None] = _nothing
+        self._on_resume: Callable[[], None] = _nothing
+        self._paused = False
+
+        self.parser = HeadParser()
+        self.check_host = HostCheck()
+        # A head of at most this size is within every limit; only larger ones are measured. A
+        # field takes four bytes at the least ("a:" and CRLF).
+        self.small_head = min(limits.request_line, limits.head, 4 * limits.header_count)
+
+        self.pool = Pool(self.reactor, loop, timeouts.send)
+        self.pool.on_lost = self._connection_lost
+        self.fresh: Deadlines[H1Protocol] = Deadlines(
+            self.reactor, timeouts.head, H1Protocol.idle_expired
+        )
+        self.heads: Deadlines[H1Protocol] = Deadlines(
+            self.reactor, timeouts.head, H1Protocol.head_expired
+        )
+        self.idle: Deadlines[H1Protocol] = Deadlines(
+            self.reactor, timeouts.keep_alive, H1Protocol.idle_expired
+        )
+        self.bodies: Deadlines[H1Protocol] = Deadlines(
+            self.reactor, timeouts.body, H1Protocol.body_expired
+        )
+
+        # "HTTP/1.1 200 OK\r\nDate: ...\r\n" by status, for the second that is running.
+        self.status_heads: dict[int, bytes] = {}
+        self._heads_until = 0.0
+        self.reactor.after_sleep.append(self._after_sleep)
+        self._slot = slot
+        if slot is not None:
+            self.reactor.before_sleep.append(self._before_sleep)
+
+    # What the layers below call
+
+    def accept(self, sock: "socket.socket", address: Any, listener: "Listener") -> None:  # noqa: ARG002
+        """Take an accepted, non-blocking socket."""
+        self.accepted += 1
+        if isinstance(address, tuple):
+            connection = Connection(self.pool, sock, address[0], address[1])
+        else:
+            connection = Connection(self.pool, sock, "unix:", 0)
+        protocol = H1Protocol(self, connection)
+        connection.protocol = protocol
+        if self.closing:
+            protocol.leave()
+        self.fresh.touch(protocol)
+        connection.resume_reading()
+        if len(self.pool.connections) >= self.limits.connections and not self._paused:
+            self._paused = True
+            self.error_log.warn(
+                f"{self.limits.connections} connections are open (limits.connections): "
+                "accepting no more until one closes"
+            )
+            self._on_pause()
+
+    def _connection_lost(self) -> None:
+        if self._paused and len(self.pool.connections) < self.limits.connections:
+            self._paused = False
+            if not self.closing:
+                self._on_resume()
+        if not self.pool.connections:
+            self.on_empty()
+
+    # What its connections call
+
+    def status_line(self, status: int) -> bytes:
+        return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+    def status_head(self, status: int) -> bytes:
+        """Status line and Date (RFC 9110 section 6.6.1), kept for the rest of this second."""
+        head = self.status_line(status) + date_field()
+        self.status_heads[status] = head
+        return head
+
+    def reason(self, status: int) -> str:
+        return REASONS.get(status, "")
+
+    def _after_sleep(self) -> None:
+        now = self.reactor.now
+        if now >= self._heads_until:
+            self.status_heads.clear()
+            # The wall clock's second ends earlier than a second from now.
+            wall = time.time()
+            self._heads_until = now + 1.0 - (wall - int(wall))
+        if self._slot is not None:
+            self._slot.busy_since_ns = int(now * 1e9)
+
+    def _before_sleep(self) -> None:
+        slot = self._slot
+        if slot is not None:
+            slot.publish(len(self.pool.connections), self.accepted, self.requests)
+            slot.busy_since_ns = 0
+
+    # What the worker calls
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.pool.connections)
+
+    @property
+    def requests_running(self) -> int:
+        """How many requests are between their head and the end of their response."""
+        return sum(1 for protocol in self._protocols() if protocol.running)
+
+    def _protocols(self) -> Iterator[H1Protocol]:
+        for connection in list(self.pool.connections):
+            if isinstance(connection.protocol, H1Protocol):
+                yield connection.protocol
+
+    def accepting(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
+        """Whom to tell when limits.connections is reached, and when there is room again."""
+        self._on_pause = on_pause
+        self._on_resume = on_resume
+
+    def begin_graceful_exit(self) -> None:
+        """Each connection's next answer is its last; idle ones go when idle long enough.
+
+        "Long enough" is timeouts.keep_alive_min (nginx: keepalive_min_timeout): a client that is
+        sending its next request right now gets it answered, instead of a reset.
+        """
+        self.closing = True
+        for protocol in self._protocols():
+            protocol.leave()
+        self.idle.shorten(self.timeouts.keep_alive_min)
+        self.fresh.shorten(self.timeouts.keep_alive_min)
+        if not self.pool.connections:
+            self.on_empty()
+
+    def abort(self) -> None:
+        """Close every connection now."""
+        for connection in list(self.pool.connections):
+            connection.abort()
+
+    def close(self) -> None:
+        """Flush what is written and let go of the reactor."""
+        self.pool.flush()
+        self.pool.close()
+        self.reactor.after_sleep.remove(self._after_sleep)
+        if self._slot is not None:
+            self.reactor.before_sleep.remove(self._before_sleep)

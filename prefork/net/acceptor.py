@@ -1,0 +1,140 @@
+"""Between a listening socket and its connections.
+
+Several workers watch one socket. Facts that decided this module (measured with four workers):
+- Plain epoll wakes every worker for each connection; EPOLLEXCLUSIVE wakes one, but always the same
+  one while it is quick, because waiters are woken last-in-first-out.
+- nginx's cure is to delete and add the listening socket every 16 accepts, which moves the worker
+  to the other end of the queue (`ngx_event_accept.c, ngx_reorder_accept_events`).
+- With no descriptors left (EMFILE, ENFILE) the socket stays readable: a loop that just goes on
+  takes all of the CPU. nginx rests for `accept_mutex_delay`, half a second; so does this.
+"""
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from prefork.event.reactor import NOMORE, READABLE, Reactor, TimeEvent
+
+if TYPE_CHECKING:
+    from prefork.log import ErrorLog
+    from prefork.net.listener import Listener
+
+ACCEPTS_A_TURN: Final = 64
+REORDER_EVERY: Final = 16
+REST_SECONDS: Final = 0.5
+OnConnection = Callable[[socket.socket, Any, "Listener"], None]
+
+# The connection was there and is gone, or the network has an opinion (accept(2), "Error
+# handling"): nothing of ours is wrong and the next one may be fine.
+_TRANSIENT: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ENETDOWN,
+        errno.ENOPROTOOPT,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EOPNOTSUPP,
+        errno.ENETUNREACH,
+        *({errno.ENONET} if hasattr(errno, "ENONET") else ()),
+    }
+)
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Acceptor:
+    """Accepts from `listener` and hands each socket, non-blocking, to `on_connection`."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        listener: "Listener",
+        on_connection: OnConnection,
+        error_log: "ErrorLog",
+        *,
+        exclusive: bool = True,
+    ) -> None:
+        self.listener = listener
+        self._reactor = reactor
+        self._on_connection = on_connection
+        self._error_log = error_log
+        self._exclusive = exclusive
+        self._sock = listener.sock
+        self._fd = listener.sock.fileno()
+        self._nodelay = listener.sock.family != socket.AF_UNIX
+        self._accepted = 0
+        self._started = False
+        self._paused = False
+        self._resting: TimeEvent | None = None
+
+    def start(self) -> None:
+        self._started = True
+        self._watch()
+
+    def stop(self) -> None:
+        """Accept no more. The queue stays with the other owners of the socket: nothing is reset."""
+        self._started = False
+        if self._resting is not None:
+            self._reactor.delete_time_event(self._resting)
+            self._resting = None
+        self._unwatch()
+
+    def pause(self) -> None:
+        self._paused = True
+        self._unwatch()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._started and not self._paused and self._resting is None:
+            self._reactor.create_file_event(
+                self._fd, READABLE, self._on_readable, exclusive=self._exclusive
+            )
+
+    def _unwatch(self) -> None:
+        self._reactor.delete_file_event(self._fd, READABLE)
+
+    def _on_readable(self) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                sock, address = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _TRANSIENT:
+                    self._error_log.info(f"accept() failed ({error.errno}: {error.strerror})")
+                    continue
+                self._rest(error)
+                return
+            sock.setblocking(False)
+            if self._nodelay:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._on_connection(sock, address, self.listener)
+            if self._exclusive:
+                self._accepted += 1
+                if self._accepted % REORDER_EVERY == 0 and self._started and not self._paused:
+                    self._unwatch()
+                    self._watch()
+                # One connection a wake-up: the others belong to whoever is idle.
+                return
+            if not self._started or self._paused:
+                return
+
+    def _rest(self, error: OSError) -> None:
+        what = "crit" if error.errno in _EXHAUSTED else "alert"
+        getattr(self._error_log, what)(
+            f"accept() failed ({error.errno}: {error.strerror}), "
+            f"accepting again in {REST_SECONDS:g} s"
+            + ("; raise rlimits.nofile" if error.errno in (errno.EMFILE, errno.ENFILE) else "")
+        )
+        self._unwatch()
+        self._resting = self._reactor.create_time_event(REST_SECONDS, self._rested)
+
+    def _rested(self) -> float:
+        self._resting = None
+        self._watch()
+        return NOMORE
