@@ -47,7 +47,7 @@ ERRANDS: Final = {
 EXAMPLES: Final = (
     "prefork start myproject:app              serve on http://127.0.0.1:8000",
     "prefork start -c conf.yaml --daemon      serve from a file, in the background",
-    "prefork reload -c conf.yaml              new code and settings, no request lost",
+    "prefork reload -c conf.yaml              new code and settings, nothing lost",
 )
 
 
