@@ -1,0 +1,177 @@
+"""Importing the application, and saying well why that did not work.
+
+It happens in a worker only. Two mistakes look alike in a traceback and are told apart here: the
+module we were asked for does not exist, or it does and its own code failed. The report holds the
+operator's frames and none of ours or of `importlib`.
+"""
+
+import ast
+import difflib
+import importlib
+import os
+import sys
+import traceback
+
+from prefork.errors import OperatorError
+
+
+class AppLoadError(OperatorError):
+    """The application cannot be had; `str()` is the whole report, several lines where needed."""
+
+
+def load_application(spec: str, working_directory: str) -> object:
+    """The object that `spec` names: `module:attribute`, `module:a.b`, or `module:factory()`.
+
+    `working_directory` comes first on `sys.path`. `module` alone means `module:app`. A factory may
+    be given literals: `module:create("production", debug=False)`. Raises AppLoadError.
+    """
+    if working_directory not in sys.path[:1]:
+        sys.path.insert(0, working_directory)
+    module_name, _, expression = spec.partition(":")
+    module_name, expression = module_name.strip(), expression.strip() or "app"
+    if module_name.endswith(".py") or "/" in module_name:
+        dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
+        raise AppLoadError(
+            f'app "{spec}": a file name; write the module\'s name: "{dotted}:{expression}"'
+        )
+    names, call = _parse(spec, expression)
+    value: object = _import(spec, module_name, working_directory)
+    where = f'module "{module_name}"'
+    for name in names:
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            raise AppLoadError(_no_attribute(spec, where, value, name)) from None
+        where = f'"{module_name}:{name}"'
+    if call is None:
+        return value
+    if not callable(value):
+        raise AppLoadError(f'app "{spec}": {where} is {_kind(value)} and cannot be called')
+    args, kwargs = call
+    try:
+        return value(*args, **kwargs)
+    except Exception as error:
+        raise AppLoadError(f'app "{spec}": the factory failed\n{user_traceback(error)}') from None
+
+
+_Call = tuple[list[object], dict[str, object]]
+
+
+def _parse(spec: str, expression: str) -> tuple[list[str], _Call | None]:
+    """`a.b` and `a.b("x", y=1)` to the names and the arguments. Raises AppLoadError."""
+    wrong = AppLoadError(
+        f'app "{spec}": write module:attribute, or module:factory() with literal arguments'
+    )
+    try:
+        node = ast.parse(expression, mode="eval").body
+        call: _Call | None = None
+        if isinstance(node, ast.Call):
+            if any(keyword.arg is None for keyword in node.keywords):
+                raise wrong
+            args = [ast.literal_eval(arg) for arg in node.args]
+            call = (args, {str(k.arg): ast.literal_eval(k.value) for k in node.keywords})
+            node = node.func
+    except (SyntaxError, ValueError):
+        raise wrong from None
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.insert(0, node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        raise wrong
+    return [node.id, *names], call
+
+
+def _import(spec: str, name: str, working_directory: str) -> object:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        # `a.b` may be missing because `a` is; any other name was asked for by somebody's code.
+        if missing and (name == missing or name.startswith(missing + ".")):
+            raise AppLoadError(_no_module(spec, missing, working_directory)) from None
+        raise AppLoadError(_import_failed(spec, name, error)) from None
+    except Exception as error:
+        raise AppLoadError(_import_failed(spec, name, error)) from None
+    except SystemExit as error:
+        # A module that calls sys.exit() on import would end the worker without a word.
+        raise AppLoadError(_import_failed(spec, name, error)) from None
+
+
+def _no_module(spec: str, missing: str, working_directory: str) -> str:
+    parent, _, last = missing.rpartition(".")
+    folder = os.path.join(working_directory, *parent.split(".")) if parent else working_directory
+    near = difflib.get_close_matches(last, _modules_in(folder), n=1)
+    hint = f'; did you mean "{parent + "." if parent else ""}{near[0]}"?' if near else ""
+    return (
+        f'app "{spec}": no module named "{missing}"{hint}\n'
+        f"  looked in {working_directory} (working_directory) and then on sys.path"
+    )
+
+
+def _modules_in(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [
+                entry.name.removesuffix(".py")
+                for entry in entries
+                if (entry.name.endswith(".py") or entry.is_dir())
+                and entry.name.removesuffix(".py").isidentifier()
+            ]
+    except OSError:
+        return []
+
+
+def _import_failed(spec: str, name: str, error: BaseException) -> str:
+    return f'app "{spec}": importing {name} failed\n{user_traceback(error)}'
+
+
+def _no_attribute(spec: str, where: str, owner: object, name: str) -> str:
+    names = [one for one in dir(owner) if not one.startswith("__")]
+    near = difflib.get_close_matches(name, names, n=1)
+    file = getattr(owner, "__file__", None)
+    hint = f'; did you mean "{near[0]}"?' if near else ""
+    return f'app "{spec}": {where} has no attribute "{name}"{hint}' + (
+        f"\n  it was imported from {file}" if file else ""
+    )
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"
+
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def user_traceback(error: BaseException) -> str:
+    """The traceback of `error` without the frames of prefork and of the import machinery.
+
+    Frames of prefork's own applications stay: there the operator is us.
+    """
+    report = traceback.TracebackException.from_exception(error)
+    _strip(report, set())
+    return "".join(report.format()).rstrip()
+
+
+def _strip(report: traceback.TracebackException, seen: set[int]) -> None:
+    if id(report) in seen:
+        return
+    seen.add(id(report))
+    kept = [frame for frame in report.stack if not _foreign(frame.filename)]
+    if kept:
+        report.stack[:] = kept
+    else:
+        report.stack.clear()
+    for other in (report.__cause__, report.__context__):
+        if other is not None:
+            _strip(other, seen)
+    for other in getattr(report, "exceptions", None) or ():
+        _strip(other, seen)
+
+
+def _foreign(filename: str) -> bool:
+    if filename.startswith("<frozen importlib"):
+        return True
+    if filename == importlib.__file__:
+        return True
+    return filename.startswith(_OURS) and not filename.startswith(_OURS + "apps" + os.sep)

@@ -1,0 +1,553 @@
+"""The master: it reads the configuration, binds, forks, reaps, and sleeps.
+
+`master_process_cycle` is the list to read first. It is `ngx_master_process_cycle`: the same flags
+in the same order. The master never imports the application, never accepts a connection and never
+reads a request; it has no threads and no timer that is not waiting for something.
+"""
+
+import gc
+import os
+import signal
+import sys
+from typing import Final, NoReturn
+
+from prefork.config.loader import ConfigSource
+from prefork.config.schema import Config
+from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
+from prefork.net.inherit import Inherited
+from prefork.net.listener import Listener
+from prefork.process import scaling, stop, terminal
+from prefork.process.boot import Boot
+from prefork.process.commands import Commands
+from prefork.process.cycle import Cycle, init_cycle
+from prefork.process.ready import ready_line
+from prefork.process.reload import Reload
+from prefork.process.spawn import SpawnError, close_siblings
+from prefork.process.table import Death, ProcessSlot, ProcessTable, Respawn, reap
+from prefork.process.timers import Timers
+from prefork.process.upgrade import Predecessor, Upgrade
+from prefork.process.workers import WorkerProcesses
+from prefork.scoreboard import Scoreboard, fallback_path_beside
+from prefork.unix import signals
+from prefork.unix.channel import Channel, Command, Message
+from prefork.unix.daemon import Daemon, daemonize
+from prefork.unix.notify import Notifier
+from prefork.unix.pidfile import PidFile
+from prefork.unix.proctitle import set_title
+
+DRAIN_REPORT_EVERY: Final = 5.0  # seconds
+FIRST_DELAY: Final = 50  # milliseconds; nginx's escalation of TERM
+LAST_DELAY: Final = 1000
+
+
+def run(source: ConfigSource, conf: Config, *, started: float) -> int:
+    """The whole life of the server; the exit code.
+
+    `started` is the `time.monotonic()` of this process's beginning. Raises OperatorError for what
+    goes wrong before there is a server; a daemon's launching command gets the same text and code.
+    """
+    # First of all: a thread that an import might start must not be the one to take a signal.
+    signals.block()
+    predecessor = Predecessor(os.environ)
+    inherited = Inherited.from_environment()
+    notifier = Notifier()
+    notifier.forget()
+    cycle = init_cycle(source, conf=conf, inherited=inherited)
+    daemon = None
+    if conf.daemon and not predecessor.upgraded:
+        daemon = daemonize()
+    try:
+        if not conf.master_process:
+            from prefork.process.single import single_process_cycle
+
+            return single_process_cycle(cycle, inherited, notifier, daemon, started)
+        return master_process_cycle(
+            Master(cycle, inherited, notifier, daemon, predecessor, started)
+        )
+    except OperatorError as error:
+        if cycle.error_file.is_file:
+            cycle.error_log.emerg(str(error))
+        if daemon is None:
+            raise
+        daemon.failed(error.exit_code, f"prefork: {error}")
+        return error.exit_code
+
+
+def master_process_cycle(master: "Master") -> int:
+    """Start the workers and do what signals ask for, until nothing lives; the exit code."""
+    flags = master.flags
+    delay = 0  # milliseconds between two TERMs, doubling; 0 while nobody wants us to terminate
+    sigio = 0  # wake-ups to let pass before the next TERM: every death is one
+    master.begin()
+
+    while True:
+        if delay:
+            if flags.alarm:
+                sigio = 0
+                delay *= 2
+                flags.alarm = False
+            signals.set_alarm(delay / 1000)
+        else:
+            master.timers.arm()
+
+        signals.suspend()
+
+        if flags.sigio:
+            flags.sigio = False
+            master.read_channels()
+
+        if flags.alarm and not delay:
+            flags.alarm = False
+            master.timers.run()
+
+        if flags.reap:
+            flags.reap = False
+            master.reap_children()
+
+        if not delay:
+            stop.decide(flags, master.cycle.conf.on_term, master.cycle.error_log, master.workload())
+
+        if not master.table.live and (flags.terminate or flags.quit):
+            return master.exit()
+
+        if flags.terminate:
+            if delay == 0:
+                master.stopping(signal.SIGTERM)
+                delay = FIRST_DELAY
+            if sigio:
+                sigio -= 1
+                continue
+            sigio = len(master.table.living()) + 2
+            # It is the delay that is compared, not the time that went by: TERM after 0, 150, 350,
+            # 750 and 1550 ms, KILL after 3150.
+            master.workers.signal_all(signal.SIGKILL if delay > LAST_DELAY else signal.SIGTERM)
+            continue
+
+        if flags.quit:
+            master.stopping(signal.SIGQUIT)
+            master.workers.signal_all(signal.SIGQUIT)
+            continue
+
+        if flags.reconfigure and master.reload is None:
+            flags.reconfigure = False
+            if master.upgrade.new_binary is None:
+                Reload.begin(master)
+            else:
+                master.take_back()
+
+        if flags.restart:
+            flags.restart = False
+            master.start_workers()
+
+        if flags.reopen:
+            flags.reopen = False
+            master.reopen_logs()
+
+        if flags.change_binary:
+            flags.change_binary = False
+            master.upgrade.change_binary()
+
+        if flags.noaccept:
+            flags.noaccept = False
+            master.drain_workers()
+
+        if flags.more:
+            flags.more = False
+            scaling.more(master)
+
+        if flags.fewer:
+            flags.fewer = False
+            scaling.fewer(master)
+
+
+class Master:
+    """What the master knows, and the steps of its cycle."""
+
+    def __init__(
+        self,
+        cycle: Cycle,
+        inherited: Inherited,
+        notifier: Notifier,
+        daemon: Daemon | None,
+        predecessor: Predecessor,
+        started: float,
+    ) -> None:
+        """Raises OperatorError: the pid file is held, the scoreboard cannot be made."""
+        conf = cycle.conf
+        self.cycle = cycle
+        self.inherited = inherited
+        self.notifier = notifier
+        self.predecessor = predecessor
+        self._daemon = daemon
+        self._started = started
+        self.pid_file: PidFile | None = None
+        if conf.pid_file is not None:
+            self.pid_file = PidFile(conf.pid_file)
+            stale = self.pid_file.create()
+            if stale is not None:
+                cycle.error_log.notice(stale)
+        self.board = Scoreboard.create(
+            fallback_path=fallback_path_beside(conf.pid_file) if conf.pid_file else None
+        )
+        self.flags = signals.SignalFlags()
+        self.timers = Timers()
+        self.table = ProcessTable(self.board.slots)
+        self.workers = WorkerProcesses(
+            self.table, self.board, self.timers, self._worker, lambda: self.cycle.error_log
+        )
+        self.commands = Commands(self.board)
+        self.upgrade = Upgrade(self)
+        self.reload: Reload | None = None
+        self.target = cycle.workers
+        self.noaccepting = False
+        self._boots: list[Boot] = []
+        self._retired: list[tuple[int, Listener]] = []
+        self._interface = ""
+        self._served = False
+        self._stopping = False
+        self._exit_code = EXIT_OK
+
+    # Starting
+
+    def begin(self) -> None:
+        """Take the signals over, import what all workers share, start them."""
+        conf = self.cycle.conf
+        log = self.cycle.error_log
+        signals.install_master(self.flags)
+        self.extend(conf.timeouts.boot)
+        log.notice(f"workers: {self.cycle.workers_reason}")
+        for problem in (*self.inherited.problems, *self.inherited.close_unclaimed()):
+            log.warn(problem)
+        if (conf.user is not None or conf.group is not None) and os.geteuid() != 0:
+            log.warn('"user" and "group" make sense only if the master runs as root, ignored')
+        # Before the first fork, so that the workers share these pages. Not the application.
+        import prefork.process.worker  # noqa: F401
+
+        set_title(f"prefork: master {self.cycle.name}")
+        self.tell_header()
+        # What exists now is never looked at by a collection again, so its pages stay shared.
+        gc.collect()
+        gc.freeze()
+        try:
+            rows = self.workers.start(self.cycle, self.target, Respawn.RESPAWN)
+        except SpawnError as error:
+            self._give_up(str(error))
+            return
+        self.await_boot(
+            Boot(rows, on_ready=self._serving, on_failed=self._stillborn, tolerant=True)
+        )
+        if self.notifier.watchdog_interval is not None:
+            self._pet_watchdog()
+
+    def start_workers(self) -> None:
+        """A whole set of workers again, after they had been drained."""
+        self.noaccepting = False
+        try:
+            rows = self.workers.start(self.cycle, self.target, Respawn.RESPAWN)
+        except SpawnError:
+            return
+        self.await_boot(Boot(rows, on_ready=self.tell_status, on_failed=lambda *_: None))
+
+    def await_boot(self, boot: Boot) -> None:
+        self._boots = [one for one in self._boots if not one.decided]
+        self._boots.append(boot)
+
+    def _worker(self, cycle: Cycle, row: ProcessSlot, channel: Channel) -> NoReturn:
+        from prefork.process.worker import worker_process_cycle
+
+        self._let_go(cycle)
+        worker_process_cycle(cycle, row, channel, self.board.slot(row.index))
+
+    def _let_go(self, cycle: Cycle) -> None:
+        """In a new worker of `cycle`: close what is the master's own, or another cycle's.
+
+        A listening socket lives as long as any process has it open, wanted or not.
+        """
+        close_siblings(self.table)
+        if self._daemon is not None:
+            self._daemon.forget()
+        self.predecessor.forget()
+        self.notifier.close()
+        others = [self.cycle]
+        if self.reload is not None and self.reload.new is not None:
+            others.append(self.reload.new)
+        for other in others:
+            if other is not cycle:
+                other.close_logs()
+        for listener in (
+            *(one for other in others for one in other.listeners),
+            *(one for _, one in self._retired),
+        ):
+            if all(listener is not one for one in cycle.listeners):
+                listener.close()
+
+    def _serving(self) -> None:
+        """The first workers are ready: say so to everyone who waits for it."""
+        self._served = True
+        cycle = self.cycle
+        workers = f"{self.target} worker{'s'[: self.target != 1]}"
+        line = ready_line(cycle, self._interface, workers, self._started)
+        cycle.error_log.notice(line)
+        self.tell_status()
+        self.predecessor.greet()
+        if self._daemon is not None:
+            to_file = cycle.error_file.fd if cycle.error_file.is_file else None
+            self._daemon.ready(f"prefork: {line}", stderr_fd=to_file)
+
+    def _stillborn(self, _row: ProcessSlot, reason: str) -> None:
+        """Not one of the first workers got ready."""
+        self._give_up(f"no worker could start: {reason.partition(chr(10))[0]}", reason)
+
+    def _give_up(self, said: str, report: str | None = None) -> None:
+        self.cycle.error_log.emerg(said)
+        if self._daemon is not None:
+            self._daemon.failed(EXIT_FAILED, f"prefork: {report or said}")
+        elif self.cycle.error_file.is_file:
+            print(f"prefork: {report or said}", file=sys.stderr)
+        self._exit_code = EXIT_FAILED
+        self.flags.terminate = True
+
+    # What the sleep was interrupted for
+
+    def read_channels(self) -> None:
+        for row in list(self.table):
+            if row.living:
+                self._read_channel(row)
+
+    def _read_channel(self, row: ProcessSlot) -> None:
+        if row.channel is None:
+            return
+        for message in row.channel.receive():
+            if row.detached:
+                if message.command is Command.READY:
+                    self.upgrade.ready(row)
+            else:
+                self._heard(row, message)
+
+    def _heard(self, row: ProcessSlot, message: Message) -> None:
+        if message.command is Command.READY:
+            row.ready = True
+            row.last_failure = ""
+            self._interface = message.payload.decode()
+            if not row.exiting:
+                row.disarm()
+            for boot in list(self._boots):
+                boot.ready(row)
+        elif message.command is Command.FAILED:
+            row.failure = message.payload.decode(errors="replace")
+            self._say_failure(row)
+
+    def _say_failure(self, row: ProcessSlot) -> None:
+        """One traceback, not one per worker and not one per attempt."""
+        said = any(other is not row and other.failure == row.failure for other in self.table)
+        if said or row.last_failure == row.failure:
+            self.cycle.error_log.notice(f"{row.name} {row.pid} failed to start for the same reason")
+        else:
+            self.cycle.error_log.error(f"{row.name} {row.pid} failed to start: {row.failure}")
+        row.last_failure = row.failure
+
+    def reap_children(self) -> None:
+        """Collect the dead, and fill their rows again (nginx: `ngx_reap_children`)."""
+        for death in reap(self.table, self.cycle.error_log):
+            row = death.row
+            self._read_channel(row)  # its last words are still in there
+            if row.detached:
+                self.upgrade.died(row, death.text)
+            else:
+                self._bury(death)
+        self._close_retired()
+
+    def _bury(self, death: Death) -> None:
+        row = death.row
+        slot = self.board.slot(row.index)
+        slot.last_exit = death.status + 1
+        slot.pid = 0
+        self.board.fold(row.index)
+        row.disarm()
+        if row.channel is not None:
+            row.channel.close()
+            row.channel = None
+        pid, row.pid = row.pid, -1
+        if not row.ready and not row.exiting:
+            reason = row.failure or f"{row.name} {pid} {death.text}"
+            for boot in list(self._boots):
+                boot.failed(row, reason)
+        if row.respawn and not row.exiting and not self.flags.terminate and not self.flags.quit:
+            row.held = True
+            wait = row.backoff.delay(was_ready=row.ready, uptime=death.uptime)
+            if wait:
+                self.cycle.error_log.notice(f"{row.name} comes back in {wait:g} s")
+                row.timer = self.timers.after(wait, lambda: self._respawn(row))
+            else:
+                self._respawn(row)
+        else:
+            row.release()
+            if self._served and not self._stopping and not self.noaccepting:
+                self._mourn()
+
+    def _respawn(self, row: ProcessSlot) -> None:
+        row.timer = None
+        if row.cycle is None or not row.held:
+            return
+        try:
+            self.workers.spawn(row.cycle, Respawn.RESPAWN, row)
+        except SpawnError:
+            row.held = True
+            row.timer = self.timers.after(1.0, lambda: self._respawn(row))
+
+    def _mourn(self) -> None:
+        if not self.table.workers():
+            self.cycle.error_log.alert(
+                "no worker is left and none may be respawned; HUP starts new ones"
+            )
+
+    def retire_listeners(self, listeners: tuple[Listener, ...], generation: int) -> None:
+        """Close these when the last worker of `generation`, or an older one, has left."""
+        self._retired += [(generation, listener) for listener in listeners]
+        self._close_retired()
+
+    def _close_retired(self) -> None:
+        if not self._retired:
+            return
+        left = [row.cycle.generation for row in self.table.workers() if row.cycle is not None]
+        waiting: list[tuple[int, Listener]] = []
+        for generation, listener in self._retired:
+            kept = any(listener is one for one in self.cycle.listeners)
+            if kept:
+                continue  # a later reload asked for the address again and adopted it
+            if any(one <= generation and one != self.cycle.generation for one in left):
+                waiting.append((generation, listener))
+            else:
+                self.cycle.error_log.notice(f"closed {listener.url}")
+                listener.close(unlink=True)
+        self._retired = waiting
+
+    # Commands
+
+    def take_back(self) -> None:
+        """HUP while a new master runs: start our workers again, with our own configuration."""
+        ticket = self.commands.take(signal.SIGHUP)
+        if self.noaccepting:
+            self.start_workers()
+            text = f"the old master {os.getpid()} has started its workers again"
+        else:
+            text = f"the old master {os.getpid()} serves; QUIT the new one to undo the upgrade"
+        self.cycle.error_log.notice(text)
+        self.commands.finish(ticket, ok=True, text=text)
+
+    def reopen_logs(self) -> None:
+        """Ours first, so that the new files have their owner when the workers open them."""
+        ticket = self.commands.take(signal.SIGUSR1)
+        self.cycle.error_log.notice("reopening logs")
+        problems = self.cycle.reopen_logs()
+        told = self.workers.signal_all(signal.SIGUSR1)
+        text = "; ".join(problems) or f"log files reopened, {told} workers told to do the same"
+        self.commands.finish(ticket, ok=not problems, text=text)
+
+    def drain_workers(self) -> None:
+        """WINCH: no more worker, but a master that can start them again."""
+        if terminal.controlled():
+            return  # the window was resized
+        ticket = self.commands.take(signal.SIGWINCH)
+        self._abandon_reload("the workers are drained")
+        self.noaccepting = True
+        self.cycle.error_log.notice("stop accepting connections")
+        told = self.workers.signal_all(signal.SIGQUIT)
+        self.commands.finish(ticket, ok=True, text=f"{told} workers draining, the master stays")
+        self.tell_status()
+
+    def stopping(self, number: signal.Signals) -> None:
+        """The end has begun; a TERM after a QUIT comes here a second time."""
+        fast = number == signal.SIGTERM
+        if fast:
+            self.timers.clear()  # the escalation has the alarm from now on
+        if self._stopping and not fast:
+            return
+        log = self.cycle.error_log
+        log.notice(
+            f"signal {int(number)} ({number.name}) received, "
+            + ("exiting" if fast else "shutting down")
+        )
+        ticket = self.commands.take(number)
+        self._abandon_reload("the server stops")
+        if not self._stopping:
+            self._stopping = True
+            grace = 4.0 if fast else self.cycle.conf.timeouts.graceful + 4.0
+            if self.upgrade.new_binary is None and not self.predecessor.alive:
+                self.notifier.stopping(status="shutting down")
+            self.extend(grace)
+        if not fast:
+            self.timers.after(DRAIN_REPORT_EVERY, self._report_drain)
+        self.commands.finish(ticket, ok=True, text="exiting" if fast else "shutting down")
+
+    def _report_drain(self) -> None:
+        self.cycle.error_log.notice(f"draining: {self.workload()}")
+        self.timers.after(DRAIN_REPORT_EVERY, self._report_drain)
+
+    def _abandon_reload(self, why: str) -> None:
+        if self.reload is not None:
+            self.reload.abandon(why)
+
+    # Telling
+
+    def set_target(self, workers: int) -> None:
+        self.target = workers
+        self.board.header.target_workers = workers
+
+    def workload(self) -> str:
+        """What a drain waits for: `3 connections in 2 workers`."""
+        rows = self.table.living()
+        left = sum(self.board.slot(row.index).connections for row in rows)
+        return (
+            f"{left} connection{'s'[: left != 1]} left in {len(rows)} worker{'s'[: len(rows) != 1]}"
+        )
+
+    def tell_header(self) -> None:
+        """The scoreboard's account of the cycle."""
+        header = self.board.header
+        header.generation = self.cycle.generation
+        header.target_workers = self.target
+        header.config_path = self.cycle.source.path or ""
+        header.listen = "\n".join(self.cycle.urls)
+
+    def tell_status(self) -> None:
+        """READY=1 with the line `systemctl status` shows."""
+        if self._stopping:
+            return
+        status = f"{self.target} workers, generation {self.cycle.generation}"
+        if self.noaccepting:
+            status = "workers drained (WINCH)"
+        if self.predecessor.upgraded:
+            self.notifier.ready(status=status, mainpid=os.getpid())
+        else:
+            self.notifier.ready(status=status)
+
+    def extend(self, seconds: float) -> None:
+        """What is under way may take `seconds`, and then the master ends it itself."""
+        self.notifier.extend(int((seconds + 5.0) * 1_000_000))
+
+    def _pet_watchdog(self) -> None:
+        interval = self.notifier.watchdog_interval
+        if interval is not None:
+            self.notifier.watchdog()
+            self.timers.after(interval, self._pet_watchdog)
+
+    # The end
+
+    def exit(self) -> int:
+        """nginx: `ngx_master_process_exit`."""
+        self.timers.clear()
+        others = self.upgrade.new_binary is not None or self.predecessor.alive
+        if self.predecessor.alive:
+            # An upgrade undone: systemd must not take our end for the service's.
+            self.notifier.mainpid(self.predecessor.parent)
+            self.notifier.barrier(1.0)
+        if self._daemon is not None:
+            self._daemon.failed(self._exit_code, "prefork: stopped before it was ready")
+        if self.pid_file is not None:
+            self.pid_file.unlink()
+        for listener in (*self.cycle.listeners, *(one for _, one in self._retired)):
+            listener.close(unlink=not others)
+        self.board.close()
+        self.cycle.error_log.notice("exit")
+        return self._exit_code

@@ -1,0 +1,98 @@
+"""What a process serves one cycle with: the acceptors, the HTTP server, the access log.
+
+A worker has one. A single process that is reconfigured has two for a while: the new one accepts,
+the old one finishes.
+"""
+
+from collections.abc import Callable
+
+from prefork.event.bridge import ReactorLoop
+from prefork.event.reactor import NOMORE
+from prefork.http.accesslog import AccessLog
+from prefork.http.exchange import Handler
+from prefork.http.server import HttpServer
+from prefork.net.acceptor import Acceptor
+from prefork.process.cycle import Cycle
+from prefork.scoreboard import Slot
+
+
+class Serving:
+    """Made ready by the constructor, accepting after `start`."""
+
+    def __init__(
+        self, cycle: Cycle, loop: ReactorLoop, handler: Handler, slot: Slot | None, *, shared: bool
+    ) -> None:
+        """`shared`: other processes accept from the same sockets."""
+        self.cycle = cycle
+        self._reactor = loop.reactor
+        conf = cycle.conf
+        self._access_log: AccessLog | None = None
+        if cycle.access_file is not None:
+            self._access_log = AccessLog(
+                cycle.access_file,
+                conf.log.access.format,
+                buffer_size=conf.log.access.buffer,
+                flush_after=conf.log.access.flush,
+                on_first=self._flush_in,
+            )
+        self.server = HttpServer(
+            loop=loop,
+            handler=handler,
+            timeouts=conf.timeouts,
+            limits=conf.limits,
+            error_log=cycle.error_log,
+            access_log=self._access_log,
+            slot=slot,
+        )
+        self._acceptors = [
+            Acceptor(loop.reactor, one, self.server.accept, cycle.error_log, exclusive=shared)
+            for one in cycle.listeners
+        ]
+        self.server.accepting(self._pause, self._resume)
+
+    def start(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.start()
+
+    def drain(self, on_empty: Callable[[], None]) -> None:
+        """Accept no more, finish what runs, then call `on_empty`, perhaps at once.
+
+        The listening sockets stay open in the master, so nothing in their queues is reset.
+        """
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        self.server.on_empty = on_empty
+        self.server.begin_graceful_exit()
+
+    def stop(self) -> None:
+        """Accept no more and cut every connection."""
+        for acceptor in self._acceptors:
+            acceptor.stop()
+        self.server.abort()
+
+    def close(self) -> None:
+        """Write what is left to write."""
+        self.server.close()
+        if self._access_log is not None:
+            self._access_log.close()
+
+    def reopen(self) -> None:
+        """nginx: `ngx_reopen_files`. What stands in the buffer belongs into the old file."""
+        self.cycle.error_log.reopen()
+        if self._access_log is not None:
+            self._access_log.reopen()
+
+    def _pause(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.pause()
+
+    def _resume(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.resume()
+
+    def _flush_in(self, delay: float) -> None:
+        self._reactor.create_time_event(delay, self._tick)
+
+    def _tick(self) -> float:
+        again = None if self._access_log is None else self._access_log.tick()
+        return NOMORE if again is None else again

@@ -1,0 +1,231 @@
+"""One process that is master and worker at once (`master_process: false`).
+
+After `ngx_single_process_cycle`; for debuggers, containers of one process, and development. The
+master's signals mean the same as far as they can: there is nobody to scale, to drain or to upgrade
+into, and the application, once imported, stays.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+from prefork.errors import EXIT_OK, OperatorError
+from prefork.net.inherit import Inherited
+from prefork.process import stop
+from prefork.process.commands import Commands
+from prefork.process.cycle import Cycle, init_cycle
+from prefork.process.ready import ready_line
+from prefork.process.reload import needs_restart
+from prefork.process.worker import Worker, enter
+from prefork.scoreboard import Scoreboard, SlotState, fallback_path_beside
+from prefork.unix import identity, limits, signals
+from prefork.unix.daemon import Daemon
+from prefork.unix.notify import Notifier
+from prefork.unix.pidfile import PidFile
+from prefork.unix.proctitle import set_title
+
+# What was settled when the process became what it is.
+_SETTLED: Final = (
+    "app",
+    "cpu_affinity",
+    "environment",
+    "group",
+    "niceness",
+    "rlimits",
+    "umask",
+    "user",
+    "working_directory",
+)
+
+
+def single_process_cycle(
+    cycle: Cycle,
+    inherited: Inherited,
+    notifier: Notifier,
+    daemon: Daemon | None,
+    started: float,
+) -> int:
+    """The life of a server that is one process; the exit code. Raises OperatorError."""
+    pid_file = None
+    if cycle.conf.pid_file is not None:
+        pid_file = PidFile(cycle.conf.pid_file)
+        pid_file.create()
+    board = Scoreboard.create(
+        slots=1,
+        fallback_path=fallback_path_beside(cycle.conf.pid_file) if cycle.conf.pid_file else None,
+    )
+    try:
+        single = Single(cycle, inherited, notifier, board)
+        single.boot()
+        single.tell(started)
+        if daemon is not None:
+            to_file = cycle.error_file.fd if cycle.error_file.is_file else None
+            daemon.ready(single.line, stderr_fd=to_file)
+        return single.run()
+    finally:
+        if pid_file is not None:
+            pid_file.unlink()
+        board.close()
+
+
+class Single:
+    """A `Worker` that also hears what a master hears."""
+
+    def __init__(
+        self, cycle: Cycle, inherited: Inherited, notifier: Notifier, board: Scoreboard
+    ) -> None:
+        self.cycle = cycle
+        self.inherited = inherited
+        self.notifier = notifier
+        self.board = board
+        self.commands = Commands(board)
+        self.flags = signals.SignalFlags()
+        self.worker = Worker(cycle, self.flags, "single process", board.slot(0))
+        self.line = ""
+
+    def boot(self) -> None:
+        """Raises OperatorError."""
+        cycle, conf = self.cycle, self.cycle.conf
+        for problem in (*self.inherited.problems, *self.inherited.close_unclaimed()):
+            cycle.error_log.warn(problem)
+        limits.apply(conf, 0)
+        identity.drop_privileges(conf.user, conf.group, dumpable=bool(conf.rlimits.core))
+        enter(cycle)
+        self._tell_header()
+        slot = self.board.slot(0)
+        slot.pid = os.getpid()
+        slot.boots = 1
+        slot.generation = cycle.generation
+        slot.started_ns = time.time_ns()
+        slot.state = SlotState.STARTING
+        signals.install_master(self.flags)
+        # Children are the application's here, and Ctrl-C must end an import that hangs.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signals.unblock_all()
+        set_title(f"prefork: single process {cycle.name}")
+        self.worker.boot()
+        signals.install_master(self.flags)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self.worker.start(shared=False)
+        self.worker.reactor.before_sleep.append(self.before_sleep)
+        slot.state = SlotState.READY
+
+    def tell(self, started: float) -> None:
+        """The ready line, and READY=1."""
+        self.line = ready_line(self.cycle, self.worker.interface, "a single process", started)
+        self.cycle.error_log.notice(self.line)
+        self.notifier.ready(status="single process")
+        interval = self.notifier.watchdog_interval
+        if interval is not None:
+            self.worker.reactor.create_time_event(0.0, self._watchdog(interval))
+
+    def _watchdog(self, interval: float) -> Callable[[], float]:
+        def ping() -> float:
+            self.notifier.watchdog()
+            return interval
+
+        return ping
+
+    def run(self) -> int:
+        """Serve until told to stop."""
+        self.worker.loop.run_forever()
+        self.worker.leave()
+        for listener in self.cycle.listeners:
+            listener.close(unlink=True)
+        return EXIT_OK
+
+    def before_sleep(self) -> None:
+        """`ngx_single_process_cycle`'s tests, then the worker's own."""
+        flags, worker = self.flags, self.worker
+        if flags.terminate or flags.interrupt:
+            left = f"{worker.serving.server.connections} connections left"
+            stop.decide(flags, self.cycle.conf.on_term, self.cycle.error_log, left)
+        if flags.terminate:
+            self._stopping(signal.SIGTERM)
+        elif flags.quit and not worker.exiting:
+            self._stopping(signal.SIGQUIT)
+            worker.reactor.create_time_event(5.0, self._report_drain)
+        elif flags.reconfigure and not worker.exiting:
+            flags.reconfigure = False
+            self._reconfigure()
+        if flags.reopen:
+            ticket = self.commands.take(signal.SIGUSR1)
+            worker.reopen()
+            flags.reopen = False
+            self.commands.finish(ticket, ok=True, text="log files reopened")
+        for name, number in (
+            ("change_binary", signal.SIGUSR2),
+            ("more", signal.SIGTTIN),
+            ("fewer", signal.SIGTTOU),
+        ):
+            if getattr(flags, name):
+                setattr(flags, name, False)
+                self._refuse(number)
+        quitting = flags.quit
+        worker.before_sleep()
+        # The flag stands for "has been asked to", which a second Ctrl-C has to see.
+        flags.quit = quitting
+
+    def _refuse(self, number: signal.Signals) -> None:
+        ticket = self.commands.take(number)
+        text = f"{number.name} means nothing to a single process (master_process: false)"
+        self.cycle.error_log.warn(text)
+        self.commands.finish(ticket, ok=False, text=text)
+
+    def _stopping(self, number: signal.Signals) -> None:
+        if number == signal.SIGTERM and self.worker.stopped:
+            return
+        ticket = self.commands.take(number)
+        if not self.worker.exiting:
+            self.notifier.stopping(status="shutting down")
+            self.notifier.extend(int((self.cycle.conf.timeouts.graceful + 5.0) * 1e6))
+        self.commands.finish(ticket, ok=True, text="exiting")
+
+    def _report_drain(self) -> float:
+        left = self.worker.serving.server.connections
+        self.cycle.error_log.notice(f"draining: {left} connections left")
+        return 5.0
+
+    def _reconfigure(self) -> None:
+        """Serve by the new configuration with the application there is."""
+        ticket = self.commands.take(signal.SIGHUP)
+        old = self.cycle
+        old.error_log.notice("reconfiguring")
+        self.notifier.reloading()
+        try:
+            new = init_cycle(old.source, inherited=self.inherited, old=old)
+        except OperatorError as error:
+            text = f"reload failed, the old configuration stays: {error}"
+            old.error_log.error(text)
+            self.commands.finish(ticket, ok=False, text=text)
+            self.notifier.ready(status="single process")
+            return
+        self.cycle = new
+        before = self.worker.adopt(new)
+
+        def finished() -> None:
+            before.close()
+            for listener in old.without(new):
+                listener.close(unlink=True)
+            old.close_logs()
+
+        before.drain(finished)
+        self.board.slot(0).generation = new.generation
+        self._tell_header()
+        text = f"generation {old.generation} -> {new.generation}, the application stays imported"
+        changed = [key for key in _SETTLED if getattr(old.conf, key) != getattr(new.conf, key)]
+        for key in (*needs_restart(old.conf, new.conf), *changed):
+            text += f"\n{key} has changed: that takes effect with a restart"
+        new.error_log.notice(f"reconfigured: {text}")
+        self.commands.finish(ticket, ok=True, text=text)
+        self.notifier.ready(status="single process")
+
+    def _tell_header(self) -> None:
+        header = self.board.header
+        header.generation = self.cycle.generation
+        header.target_workers = 1
+        header.config_path = self.cycle.source.path or ""
+        header.listen = "\n".join(self.cycle.urls)

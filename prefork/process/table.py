@@ -1,0 +1,190 @@
+"""The table of children: a row each, whoever they are.
+
+After nginx's `ngx_processes`. A row's number is its slot in the scoreboard and the number in the
+worker's title, so `worker 3` means one thing in the log, in `ps` and in `prefork status`. A
+respawned worker keeps its row; a new generation takes free ones beside the old.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from prefork.errors import EXIT_FATAL
+from prefork.log import ErrorLog
+from prefork.process.respawn import Backoff
+from prefork.process.timers import Timer
+from prefork.unix.channel import Channel
+from prefork.unix.signals import signal_name
+
+if TYPE_CHECKING:
+    from prefork.process.cycle import Cycle
+
+NO_PROCESS = -1
+
+
+class Respawn(Enum):
+    """What becomes of a row (nginx: NGX_PROCESS_NORESPAWN and its fellows)."""
+
+    NORESPAWN = auto()  # dies once
+    JUST_SPAWN = auto()  # the same, and the next QUIT to all passes it by
+    RESPAWN = auto()  # comes back when it dies
+    JUST_RESPAWN = auto()  # the same, and the next QUIT to all passes it by: a new generation
+    DETACHED = auto()  # not ours to command: the new program of an upgrade
+
+
+@dataclass(slots=True, eq=False)
+class ProcessSlot:
+    """One row. Without a process (`pid` -1) it is free, or `held` for a worker to come back."""
+
+    index: int
+    pid: int = NO_PROCESS
+    name: str = ""
+    ordinal: int = 0  # the worker's place in its generation, from 0: CPU affinity goes by it
+    cycle: "Cycle | None" = None
+    channel: Channel | None = None
+    respawn: bool = False
+    just_spawn: bool = False
+    detached: bool = False
+    exiting: bool = False
+    ready: bool = False
+    held: bool = False
+    started: float = 0.0
+    failure: str = ""  # what the worker said of its own boot before it died
+    last_failure: str = ""  # of the life before: the same text is not logged twice
+    backoff: Backoff = field(default_factory=Backoff)
+    timer: Timer | None = None  # boot deadline, then the moment a drain has lasted too long
+
+    @property
+    def living(self) -> bool:
+        return self.pid != NO_PROCESS
+
+    def start(self, kind: Respawn) -> None:
+        """Set the marks of a row by its kind, as `ngx_spawn_process` does."""
+        self.respawn = kind in (Respawn.RESPAWN, Respawn.JUST_RESPAWN)
+        self.just_spawn = kind in (Respawn.JUST_SPAWN, Respawn.JUST_RESPAWN)
+        self.detached = kind is Respawn.DETACHED
+        self.backoff = Backoff()
+        self.last_failure = ""
+
+    def disarm(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def release(self) -> None:
+        """Give the row back."""
+        self.disarm()
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        self.pid = NO_PROCESS
+        self.cycle = None
+        self.held = self.respawn = self.just_spawn = self.detached = False
+        self.exiting = self.ready = False
+
+
+class TableFullError(Exception):
+    """Every row is taken."""
+
+
+class ProcessTable:
+    """All rows, in order."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._rows: list[ProcessSlot] = []
+
+    def __iter__(self) -> Iterator[ProcessSlot]:
+        return iter(self._rows)
+
+    def workers(self) -> list[ProcessSlot]:
+        """Rows that hold a worker, or wait for one to come back."""
+        return [row for row in self._rows if (row.living or row.held) and not row.detached]
+
+    def living(self) -> list[ProcessSlot]:
+        """Rows with a process of ours in them."""
+        return [row for row in self._rows if row.living and not row.detached]
+
+    @property
+    def live(self) -> bool:
+        """Is any child left that a stop has to wait for? A detached one is not."""
+        return any(row.living and (row.exiting or not row.detached) for row in self._rows)
+
+    def by_pid(self, pid: int) -> ProcessSlot | None:
+        for row in self._rows:
+            if row.pid == pid:
+                return row
+        return None
+
+    def free(self) -> ProcessSlot:
+        """The first row that nobody holds. Raises TableFullError."""
+        for row in self._rows:
+            if not row.living and not row.held:
+                return row
+        if len(self._rows) == self.size:
+            raise TableFullError(f"no more than {self.size} processes can be spawned")
+        row = ProcessSlot(len(self._rows))
+        self._rows.append(row)
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a child ended: its row, the raw wait status, and how long it lived in seconds."""
+
+    row: ProcessSlot
+    status: int
+    uptime: float
+
+    @property
+    def exit_code(self) -> int | None:
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
+
+    @property
+    def text(self) -> str:
+        return describe(self.status)
+
+
+def describe(status: int) -> str:
+    """A wait status in words: `exited with code 1`, `exited on signal 9 (SIGKILL)`."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        core = " (core dumped)" if os.WCOREDUMP(status) else ""
+        return f"exited on signal {number} ({signal_name(number)}){core}"
+    return f"exited with code {os.WEXITSTATUS(status)}"
+
+
+def reap(
+    table: ProcessTable, log: ErrorLog, clock: Callable[[], float] = time.monotonic
+) -> list[Death]:
+    """Collect every child that has ended (nginx: `ngx_process_get_status`).
+
+    Each is logged. A child that is in no row is a stranger: somebody's orphan, given to us as
+    process 1 or as a subreaper; it is collected and forgotten.
+    """
+    deaths: list[Death] = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return deaths
+        if pid == 0:
+            return deaths
+        row = table.by_pid(pid)
+        if row is None:
+            log.info(f"unknown process {pid} {describe(status)}")
+            continue
+        death = Death(row, status, clock() - row.started)
+        write = log.notice if death.exit_code is not None else log.alert
+        if os.WIFSIGNALED(status) and row.exiting:
+            write = log.notice  # we asked for it
+        write(f"{row.name} {pid} {death.text} after {death.uptime:.1f} s")
+        if death.exit_code == EXIT_FATAL and row.respawn:
+            log.alert(
+                f"{row.name} {pid} exited with fatal code {EXIT_FATAL} and cannot be respawned"
+            )
+            row.respawn = False
+        deaths.append(death)

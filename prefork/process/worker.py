@@ -1,0 +1,308 @@
+"""The worker: it imports the application, accepts, serves, drains and leaves.
+
+After `ngx_worker_process_cycle`. Its one place to sleep is the reactor; what the master or a signal
+wants is a flag, and `before_sleep` reads the flags once a turn. A worker never returns to the
+master's stack and never unwinds the interpreter: that would copy pages it shares with everyone,
+and run exit handlers that belong to the master. It flushes and leaves by `os._exit`.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from types import FrameType
+from typing import Final, NoReturn
+
+from prefork.errors import EXIT_FAILED, EXIT_FATAL, EXIT_OK, OperatorError
+from prefork.event.bridge import ReactorLoop
+from prefork.event.executor import Executor
+from prefork.event.reactor import NOMORE, READABLE, Reactor
+from prefork.event.wakeup import Wakeup
+from prefork.log import ErrorLog, LoggingHandler, errno_text
+from prefork.onion.application import Application
+from prefork.process.cycle import Cycle
+from prefork.process.loading import AppLoadError, load_application, user_traceback
+from prefork.process.serving import Serving
+from prefork.process.table import ProcessSlot
+from prefork.scoreboard import Slot, SlotState
+from prefork.unix import identity, limits, signals
+from prefork.unix.channel import Channel, Command, Message
+from prefork.unix.proctitle import set_title
+
+FAST_HOOKS: Final = 1.0  # seconds that on_shutdown hooks have when the stop is a fast one
+GRACEFUL_HOOKS: Final = 1.0  # and at least, when a graceful one has used all of its time
+
+
+class BootStopped(BaseException):
+    """TERM or QUIT came during the boot. Not an Exception: no import may take it for its own."""
+
+
+def worker_process_cycle(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot) -> NoReturn:
+    """A forked child's whole life, from the limits to `os._exit`."""
+    code = EXIT_FAILED
+    log = cycle.error_log
+    try:
+        set_title(f"prefork: {row.name}")
+        code = _run(cycle, row, channel, slot)
+    except BootStopped:
+        code = EXIT_OK
+    except BaseException as error:
+        log.alert(f"{row.name} ends by an error of prefork's own", exc=error)
+    finally:
+        os._exit(code)
+
+
+def _run(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot) -> int:
+    flags = signals.SignalFlags()
+
+    def failed(report: str, code: int) -> int:
+        channel.send(Message(Command.FAILED, row.index, os.getpid(), report.encode()))
+        channel.flush(1.0)
+        return code
+
+    try:
+        _become(cycle, row.ordinal)
+    except OperatorError as error:
+        return failed(str(error), EXIT_FATAL)
+    signals.install_worker(flags)
+    _stop_at_once(flags)
+    signals.unblock_all()
+    worker = Worker(cycle, flags, row.name, slot)
+    try:
+        worker.boot()
+    except OperatorError as error:
+        return failed(str(error), EXIT_FAILED)
+    signals.install_worker(flags)  # from now on a signal is a flag, and the reactor wakes for it
+    worker.start(shared=True)
+    worker.listen_to(channel)
+    worker.reactor.before_sleep.append(worker.before_sleep)
+    slot.state = SlotState.READY
+    channel.send(Message(Command.READY, row.index, os.getpid(), worker.interface.encode()))
+    worker.loop.run_forever()
+    return worker.leave()
+
+
+def _become(cycle: Cycle, ordinal: int) -> None:
+    """Limits, identity, directory: what may need root, and then root is gone."""
+    conf = cycle.conf
+    limits.apply(conf, ordinal)
+    identity.drop_privileges(conf.user, conf.group, dumpable=bool(conf.rlimits.core))
+    enter(cycle)
+
+
+def enter(cycle: Cycle) -> None:
+    """The application's directory and environment. Raises OperatorError."""
+    conf = cycle.conf
+    try:
+        os.chdir(conf.working_directory)
+    except OSError as error:
+        raise OperatorError(
+            f'chdir() "{conf.working_directory}" failed {errno_text(error)} (working_directory)'
+        ) from None
+    os.environ.update(conf.environment)
+
+
+def _stop_at_once(flags: signals.SignalFlags) -> None:
+    """While it boots a worker serves nobody: it leaves out of the middle of any import."""
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        flags.terminate = True  # in case somebody's bare `except:` swallows this
+        raise BootStopped(number)
+
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, handler)
+
+
+class Worker:
+    """The reactor, the loop, the application, and what is served with them."""
+
+    def __init__(self, cycle: Cycle, flags: signals.SignalFlags, name: str, slot: Slot) -> None:
+        self.cycle = cycle
+        self.flags = flags
+        self.name = name
+        self.slot = slot
+        self.interface = "onion"
+        self.exiting = False
+        self.reactor = Reactor()
+        self.reactor.on_error = self._reactor_error
+        self.loop = ReactorLoop(self.reactor)
+        asyncio.set_event_loop(self.loop)
+        self._wakeup = Wakeup(self.reactor)
+        self.executor = Executor(self.loop)
+        self.serving: Serving
+        self._application: Application
+        self._deadline = 0.0
+        self._fast = False
+        self.stopped = False
+        self._left = -1
+        self._handler: LoggingHandler | None = None
+
+    @property
+    def log(self) -> ErrorLog:
+        return self.cycle.error_log
+
+    def boot(self) -> None:
+        """Import the application and run its start-up. Raises AppLoadError."""
+        conf = self.cycle.conf
+        spec = conf.app or ""
+        application = load_application(spec, conf.working_directory)
+        if not isinstance(application, Application):
+            raise AppLoadError(
+                f'app "{spec}": it is a {type(application).__name__}, not a prefork.Application'
+                + ("; to call it first, write it with ()" if callable(application) else "")
+            )
+        self._log_records()
+        try:
+            self.loop.run_until_complete(application.startup())
+        except Exception as error:
+            raise AppLoadError(
+                f'app "{spec}": on_startup failed\n{user_traceback(error)}'
+            ) from None
+        self._application = application
+
+    def start(self, *, shared: bool) -> None:
+        """Begin to accept. `shared`: other processes accept from the same sockets."""
+        self.serving = self.serve(self.cycle, shared=shared)
+        self.serving.start()
+
+    def serve(self, cycle: Cycle, *, shared: bool) -> Serving:
+        handler = self._application.callback(executor=self.executor, error_log=cycle.error_log)
+        return Serving(cycle, self.loop, handler, self.slot, shared=shared)
+
+    def adopt(self, cycle: Cycle) -> Serving:
+        """Serve by `cycle` from now on; the serving there was is returned, to be drained."""
+        before = self.serving
+        self.cycle = cycle
+        self.serving = self.serve(cycle, shared=False)
+        self.serving.start()
+        self._log_records()
+        return before
+
+    def listen_to(self, channel: Channel) -> None:
+        """Obey the master, and leave when it is gone."""
+
+        def on_readable() -> None:
+            for message in channel.receive():
+                if message.command is Command.QUIT:
+                    self.flags.quit = True
+                elif message.command is Command.TERMINATE:
+                    self.flags.terminate = True
+                elif message.command is Command.REOPEN:
+                    self.flags.reopen = True
+            if channel.eof:
+                self.reactor.delete_file_event(fd, READABLE)
+                self.log.warn("the master process is gone: leaving")
+                self.flags.quit = True
+
+        fd = channel.fileno()
+        self.reactor.create_file_event(fd, READABLE, on_readable)
+
+    def before_sleep(self) -> None:
+        """What the flags ask for, once a turn."""
+        flags = self.flags
+        if flags.terminate:
+            self.terminate()
+        elif flags.quit:
+            flags.quit = False
+            self.quit()
+        if flags.reopen:
+            flags.reopen = False
+            self.reopen()
+        if self.exiting:
+            self.retitle()
+
+    def reopen(self) -> None:
+        self.log.notice("reopening logs")
+        self.serving.reopen()
+
+    def terminate(self) -> None:
+        """Leave now."""
+        if not self._fast:
+            self._fast = True
+            self.log.notice("exiting")
+            self.stop()
+
+    def quit(self) -> None:
+        """Accept no more, finish what runs, leave when the last connection is gone."""
+        if self.exiting:
+            return
+        self.exiting = True
+        self.log.notice("gracefully shutting down")
+        self.slot.state = SlotState.QUIESCING
+        grace = self.cycle.conf.timeouts.graceful
+        self._deadline = time.monotonic() + grace
+        self.reactor.create_time_event(grace, self._overdue)
+        self.serving.drain(self.stop)
+
+    def _overdue(self) -> float:
+        if not self.stopped:
+            server = self.serving.server
+            self.log.warn(
+                f"shutdown timed out after {self.cycle.conf.timeouts.graceful:g} s:"
+                f" {server.connections} connections cut, {server.requests_running} of them"
+                " with a request"
+            )
+            self.stop()
+        return NOMORE
+
+    def retitle(self) -> None:
+        """`prefork: worker 2 draining (3 left)`."""
+        left = self.serving.server.connections
+        if left != self._left:
+            self._left = left
+            set_title(f"prefork: {self.name} draining ({left} left)")
+
+    def stop(self) -> None:
+        """End `run_forever`."""
+        if not self.stopped:
+            self.stopped = True
+            self.loop.stop()
+            # A loop that is told to stop in before_sleep would sleep once more.
+            self.loop.call_soon(_nothing)
+
+    def leave(self) -> int:
+        """Let the application finish, write what is left to write; the exit code."""
+        self.exiting = True
+        self.serving.stop()
+        left = FAST_HOOKS
+        if not self._fast:
+            left = max(GRACEFUL_HOOKS, self._deadline - time.monotonic())
+        self._shut_down(left)
+        if not self.executor.shutdown(0.0 if self._fast else left):
+            self.log.warn("a thread of ctx.run is still busy and is cut")
+        self.serving.close()
+        self.log.notice("exit")
+        return EXIT_OK
+
+    def _shut_down(self, seconds: float) -> None:
+        try:
+            self.loop.run_until_complete(asyncio.wait_for(self._application.shutdown(), seconds))
+        except TimeoutError:
+            self.log.warn(f"on_shutdown has not ended within {seconds:.1f} s")
+        except RuntimeError as error:
+            # "Event loop stopped before Future completed": a TERM came while the hooks ran.
+            if not self._fast:
+                self.log.error("on_shutdown failed", exc=error)
+        except Exception as error:
+            self.log.error("on_shutdown failed", exc=error)
+
+    def _log_records(self) -> None:
+        """Standard `logging` goes to the error log, unless the application has its own way."""
+        root = logging.getLogger()
+        if self._handler is not None:
+            root.removeHandler(self._handler)
+            self._handler = None
+        if not root.handlers:
+            self._handler = LoggingHandler(self.log)
+            root.addHandler(self._handler)
+
+    def _reactor_error(self, error: BaseException, where: str) -> None:
+        self.log.alert(f"exception in {where}", exc=error)
+
+
+def _nothing() -> None:
+    pass
+
+
+__all__ = ["BootStopped", "Worker", "enter", "worker_process_cycle"]

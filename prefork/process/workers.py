@@ -1,0 +1,202 @@
+"""The worker processes as the master sees them: started, commanded, and ended when overdue.
+
+After `ngx_start_worker_processes` and `ngx_signal_worker_processes`. Two timers are added to
+nginx's: a worker has a time to boot in, and a worker that was asked to leave has a time to do so.
+Only one of them can run, so they share the row's `timer`.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from prefork.log import ErrorLog, errno_text
+from prefork.process.cycle import Cycle
+from prefork.process.spawn import SpawnError, spawn_process
+from prefork.process.table import ProcessSlot, ProcessTable, Respawn
+from prefork.process.timers import Timers
+from prefork.scoreboard import Scoreboard, SlotState
+from prefork.unix.channel import Channel, Command, Message
+from prefork.unix.signals import signal_name
+
+# A worker ends its drain by its own timer; the master steps in only when that did not happen.
+MARGIN: Final = 1.0
+LAST_GRACE: Final = 1.0  # seconds between the TERM and the KILL of a worker that is overdue
+
+WorkerProc = Callable[[Cycle, ProcessSlot, Channel], NoReturn]
+
+_COMMANDS: Final = {
+    signal.SIGQUIT: Command.QUIT,
+    signal.SIGTERM: Command.TERMINATE,
+    signal.SIGUSR1: Command.REOPEN,
+}
+
+
+class WorkerProcesses:
+    """Starts and commands the workers in `table`."""
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        board: Scoreboard,
+        timers: Timers,
+        proc: WorkerProc,
+        log: Callable[[], ErrorLog],
+    ) -> None:
+        self.table = table
+        self.board = board
+        self.timers = timers
+        self._proc = proc
+        self._log = log  # the current cycle's: a row's own may be closed by then
+
+    def start(self, cycle: Cycle, number: int, kind: Respawn) -> list[ProcessSlot]:
+        """Start `number` workers at once. Raises SpawnError; those made until then live."""
+        cycle.error_log.notice("start worker processes")
+        return [self.spawn(cycle, kind) for _ in range(number)]
+
+    def spawn(self, cycle: Cycle, kind: Respawn, row: ProcessSlot | None = None) -> ProcessSlot:
+        """Start one worker, in `row` when it comes back. Raises SpawnError."""
+
+        def proc(row: ProcessSlot, channel: Channel) -> NoReturn:
+            self._proc(cycle, row, channel)
+
+        def before_fork(row: ProcessSlot) -> None:
+            row.cycle = cycle
+            row.ordinal = self._ordinal(row)
+            slot = self.board.slot(row.index)
+            slot.reset()
+            slot.state = SlotState.STARTING
+            slot.generation = cycle.generation
+
+        row = spawn_process(
+            self.table,
+            cycle.error_log,
+            proc,
+            name="worker {n}",
+            kind=kind,
+            row=row,
+            before_fork=before_fork,
+        )
+        slot = self.board.slot(row.index)
+        slot.pid = row.pid
+        slot.boots += 1
+        slot.started_ns = time.time_ns()
+        cycle.error_log.notice(f"start {row.name} {row.pid}")
+        row.disarm()
+        row.timer = self.timers.after(cycle.conf.timeouts.boot, lambda: self._boot_overdue(row))
+        return row
+
+    def _ordinal(self, row: ProcessSlot) -> int:
+        """The lowest place in its generation that nobody who stays has."""
+        if row.held:
+            return row.ordinal
+        taken = {
+            one.ordinal
+            for one in self.table.workers()
+            if one is not row and one.cycle is row.cycle and not one.exiting
+        }
+        return next(place for place in range(len(taken) + 1) if place not in taken)
+
+    def signal_all(self, number: signal.Signals) -> int:
+        """Command every worker; returns how many were reached.
+
+        As in nginx, QUIT passes by those who leave already, and once those who have just been
+        spawned: so the QUIT of a reload reaches the old generation only.
+        """
+        reached = 0
+        for row in self.table.living():
+            if number == signal.SIGQUIT:
+                if row.just_spawn:
+                    row.just_spawn = False
+                    continue
+                if row.exiting:
+                    continue
+            self.command(row, number)
+            reached += 1
+        if number != signal.SIGUSR1:
+            for row in self.table.workers():
+                if row.held:  # a worker that waits to come back has nothing to leave
+                    self.forget(row)
+        return reached
+
+    def command(self, row: ProcessSlot, number: signal.Signals) -> None:
+        """Command one worker: over its channel, or by kill() where that does not do.
+
+        A worker that boots is inside somebody's import and reads no channel; a signal reaches it.
+        """
+        command = _COMMANDS.get(number)
+        told = False
+        if command is not None and row.ready and row.channel is not None:
+            told = row.channel.send(Message(command, row.index, row.pid, b""))
+        if not told:
+            self._kill(row, number)
+        if number == signal.SIGUSR1:
+            return
+        if number == signal.SIGQUIT and not row.exiting and row.cycle is not None:
+            row.disarm()
+            grace = row.cycle.conf.timeouts.graceful + MARGIN
+            row.timer = self.timers.after(grace, lambda: self._drain_overdue(row, signal.SIGTERM))
+        row.exiting = True
+
+    def retire(self, row: ProcessSlot) -> None:
+        """Have one worker leave for good."""
+        row.respawn = False
+        if row.held:
+            self.forget(row)
+        else:
+            self.command(row, signal.SIGQUIT)
+
+    def drop(self, row: ProcessSlot) -> None:
+        """End a worker of a generation that is not to be: what it serves already is finished."""
+        row.respawn = row.just_spawn = False
+        if row.held:
+            self.forget(row)
+        elif row.ready:
+            self.command(row, signal.SIGQUIT)
+        else:
+            self.command(row, signal.SIGTERM)
+            row.disarm()
+            row.timer = self.timers.after(LAST_GRACE, lambda: self._kill_overdue(row))
+
+    def forget(self, row: ProcessSlot) -> None:
+        """Give a row back whose process is gone."""
+        self.board.fold(row.index)  # the dead worker's half of its slot is ours to clear: DEAD
+        self.board.slot(row.index).pid = 0
+        row.release()
+
+    def _kill(self, row: ProcessSlot, number: signal.Signals) -> None:
+        try:
+            os.kill(row.pid, number)
+        except ProcessLookupError:
+            pass  # it has ended, and its SIGCHLD is on the way
+        except OSError as error:
+            self._log().alert(f"kill({row.pid}, {int(number)}) failed {errno_text(error)}")
+
+    def _boot_overdue(self, row: ProcessSlot) -> None:
+        row.timer = None
+        if row.cycle is None or row.ready or not row.living:
+            return
+        seconds = row.cycle.conf.timeouts.boot
+        row.failure = f"{row.name} was not ready within {seconds:g} s (timeouts.boot)"
+        self._log().error(f"{row.name} {row.pid} was not ready within {seconds:g} s: kill")
+        self._kill(row, signal.SIGKILL)
+
+    def _drain_overdue(self, row: ProcessSlot, number: signal.Signals) -> None:
+        if row.cycle is None or not row.living:
+            return
+        self._log().warn(
+            f"{row.name} {row.pid} has not left within {row.cycle.conf.timeouts.graceful:g} s"
+            f" (timeouts.graceful): {signal_name(number)}"
+        )
+        self._kill(row, number)
+        row.timer = self.timers.after(LAST_GRACE, lambda: self._kill_overdue(row))
+
+    def _kill_overdue(self, row: ProcessSlot) -> None:
+        row.timer = None
+        if row.living:
+            self._log().warn(f"{row.name} {row.pid} has not left: SIGKILL")
+            self._kill(row, signal.SIGKILL)
+
+
+__all__ = ["LAST_GRACE", "MARGIN", "SpawnError", "WorkerProcesses"]
