@@ -1,0 +1,248 @@
+"""The control commands against a running server: one signal, its verdict, the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Daemons, Server
+
+BROKEN = "import nowhere_to_be_found\n"
+
+
+def facts(server: Server) -> dict[str, object]:
+    return dict(json.loads(server.cli("status", "--json").stdout))
+
+
+def test_status_as_table_and_as_json(daemon: Daemons) -> None:
+    server = daemon(workers=2)
+    server.get("/")
+    table = server.cli("status")
+    assert table.returncode == 0
+    assert f"running, master pid {server.pid}, generation 1" in table.stdout
+    assert "2 of 2" in table.stdout
+    assert server.url in table.stdout
+    assert "\x1b" not in table.stdout  # no terminal, no colour
+    seen = facts(server)
+    assert seen["pid"] == server.pid
+    assert seen["listen"] == [server.url]
+    assert seen["config"] == str(server.config_path)
+    assert seen["target_workers"] == 2
+    workers = seen["workers"]
+    assert isinstance(workers, list)
+    assert [worker["state"] for worker in workers] == ["ready", "ready"]
+    assert {worker["pid"] for worker in workers} == set(server.pids())
+
+
+def test_status_reads_a_server_that_hangs(daemon: Daemons) -> None:
+    server = daemon(workers=1)
+    everyone = [server.pid, *server.pids()]
+    for pid in everyone:
+        server.send(signal.SIGSTOP, pid)
+    try:
+        assert server.cli("status").returncode == 0
+    finally:
+        for pid in everyone:
+            server.send(signal.SIGCONT, pid)
+
+
+def test_status_of_a_server_that_is_gone(daemon: Daemons) -> None:
+    server = daemon()
+    server.stop()
+    done = server.cli("status")
+    assert done.returncode == 3
+    assert "not running" in done.stderr
+
+
+def test_reload_waits_and_tells(daemon: Daemons) -> None:
+    server = daemon()
+    server.write_config(workers=2)
+    done = server.cli("reload")
+    assert done.returncode == 0, done.stderr
+    assert "generation 1 -> 2, workers 1 -> 2" in done.stdout
+    assert facts(server)["generation"] == 2
+
+
+def test_reload_of_a_broken_application_fails_and_says_why(daemon: Daemons) -> None:
+    server = daemon()
+    server.expect("nowhere_to_be_found|reload failed|Traceback")
+    server.write_app(BROKEN)
+    done = server.cli("reload")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "nowhere_to_be_found" in done.stderr
+    assert "generation 1 serves on" in done.stderr
+    assert server.get("/").status == 200
+    last = facts(server)["last_command"]
+    assert isinstance(last, dict)
+    assert (last["name"], last["verdict"]) == ("SIGHUP", "failed")
+    assert "SIGHUP, failed: reload failed" in server.cli("status").stdout
+
+
+def test_broken_configuration_is_answered_before_anything_is_sent(daemon: Daemons) -> None:
+    server = daemon()
+    server.config_path.write_text(server.config_path.read_text() + "wrkers: 3\n")
+    done = server.cli("reload")
+    assert done.returncode == 78
+    assert 'did you mean "workers"' in done.stderr
+    assert "--pid-file" in done.stderr
+    assert "reconfigur" not in server.log
+    by_pid_file = prefork(server, "status", "--pid-file", str(server.pid_path))
+    assert by_pid_file.returncode == 0
+
+
+def prefork(server: Server, *argv: str) -> subprocess.CompletedProcess[str]:
+    """The command line without -c."""
+    return subprocess.run(
+        [sys.executable, "-m", "prefork", *argv],
+        cwd=server.directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_two_reloads_at_once_are_two_reloads(daemon: Daemons) -> None:
+    """HUP coalesces with HUP: without the lock both commands would report the same one."""
+    server = daemon()
+    done: list[subprocess.CompletedProcess[str]] = []
+    operators = [
+        threading.Thread(target=lambda: done.append(server.cli("reload"))) for _ in range(3)
+    ]
+    for operator in operators:
+        operator.start()
+    for operator in operators:
+        operator.join(60)
+    assert [each.returncode for each in done] == [0, 0, 0]
+    generations = {re.findall(r"generation (\d+) -> (\d+)", each.stdout)[0] for each in done}
+    assert generations == {("1", "2"), ("2", "3"), ("3", "4")}
+
+
+def test_no_verdict_in_time_is_a_failure_that_says_so(daemon: Daemons) -> None:
+    server = daemon()
+    server.send(signal.SIGSTOP)
+    try:
+        done = server.cli("reload", "--timeout", "0.3")
+    finally:
+        server.send(signal.SIGCONT)
+    assert done.returncode == 1
+    assert "no verdict on the reload after 0.3 s" in done.stderr
+    server.wait_for("generation 1 -> 2")
+
+
+def test_reopen(daemon: Daemons) -> None:
+    server = daemon()
+    (server.directory / "error.log").rename(server.directory / "error.log.1")
+    done = server.cli("reopen")
+    assert done.returncode == 0
+    assert "log files reopened" in done.stdout
+    assert (server.directory / "error.log").exists()
+
+
+def test_scale(daemon: Daemons) -> None:
+    server = daemon(workers=1)
+
+    def after(*argv: str) -> object:
+        done = server.cli("scale", *argv)
+        assert done.returncode == 0, done.stderr
+        return facts(server)["target_workers"]
+
+    assert after("3") == 3
+    assert after("-1") == 2
+    assert after("+1") == 3
+    assert after("1") == 1
+    assert "as before" in server.cli("scale", "1").stdout
+    refused = server.cli("scale", "-1")
+    assert refused.returncode == 1
+    assert "would leave none" in refused.stderr
+
+
+def test_stop_waits_for_what_runs_and_reports(daemon: Daemons) -> None:
+    server = daemon()
+    answers: list[int] = []
+    client = threading.Thread(target=lambda: answers.append(server.get("/sleep/2").status))
+    client.start()
+    wait_for_connection(server)
+    done = server.cli("stop")
+    client.join(60)
+    assert done.returncode == 0
+    assert answers == [200]
+    assert f"prefork (pid {server.pid}) stopped" in done.stdout
+    assert "1 connection" in done.stderr
+    assert not server.pid_path.exists()
+
+
+def wait_for_connection(server: Server) -> None:
+    def connected() -> bool:
+        workers = facts(server)["workers"]
+        assert isinstance(workers, list)
+        return any(worker["connections"] for worker in workers)
+
+    server.wait_for(connected)
+
+
+def test_fast_stop_after_a_stop_that_takes_too_long(daemon: Daemons) -> None:
+    server = daemon()
+    with server.connect() as client:
+        client.sendall(b"GET /sleep/60 HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_for_connection(server)
+        began = time.monotonic()
+        slow = server.cli("stop", "--timeout", "0.5")
+        assert slow.returncode == 1
+        assert "still runs after 0.5 s" in slow.stderr
+        assert "--fast" in slow.stderr
+        fast = server.cli("stop", "--fast")
+        assert fast.returncode == 0
+        assert time.monotonic() - began < 30  # the graceful timeout was not waited for
+
+
+def test_without_a_pid_file_it_says_how_to_mend_that(daemon: Daemons) -> None:
+    server = daemon(pid_file=None)
+    done = server.cli("stop")
+    assert done.returncode == 1
+    assert "pid_file: run/prefork.pid" in done.stderr
+    assert prefork(server, "stop", "--pid", str(server.pid)).returncode == 0
+
+
+def test_start_in_the_background(daemon: Daemons) -> None:
+    server = daemon(start=False)
+    done = server.cli("start", "--daemon")
+    assert done.returncode == 0, done.stderr
+    pid = int(server.pid_path.read_text())
+    try:
+        assert pid != os.getpid()
+        assert server.get("/").status == 200
+    finally:
+        stopped = server.cli("stop")
+    assert stopped.returncode == 0, stopped.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "answer"),
+    [
+        (["--set", "wrkers=2"], 78, "wrkers"),
+        (["--set", "workers=many"], 78, "workers"),
+        (["--set", "app=application:appp"], 1, "appp"),
+        (["--set", "app=nowhere:app"], 1, "nowhere"),
+    ],
+)
+def test_start_that_fails_has_no_traceback_of_ours(
+    daemon: Daemons, argv: list[str], code: int, answer: str
+) -> None:
+    server = daemon(start=False)
+    done = server.cli("start", *argv, timeout=30)
+    assert done.returncode == code
+    assert answer in done.stderr + server.log
+    assert "prefork/cli" not in done.stderr
+    assert done.stdout == ""
