@@ -10,7 +10,7 @@ Three promises hold everywhere in this module:
 
 * a record is one `write` on an `O_APPEND` file: records of several processes never mix;
 * writing never raises: a full disk must not stop the server. What was lost is counted in
-  `LogFile.dropped`, and the first record that fits again says so;
+  `LogFile.dropped`, and the error log says so as soon as there is room again;
 * reopening opens the new file first and then puts it under the *old file descriptor number*
   (`dup3`), so whoever remembered the number (faulthandler, a redirected stderr) stays right, and
   when the new file cannot be opened the old one stays in use.
@@ -51,13 +51,14 @@ class LogFile:
     the umask. `fd` is -1 until `open()`.
     """
 
-    __slots__ = ("dropped", "fd", "mode", "path")
+    __slots__ = ("_torn", "dropped", "fd", "mode", "path")
 
     def __init__(self, path: str, mode: int = 0o640) -> None:
         self.path = path
         self.mode = mode
         self.fd = -1
-        self.dropped = 0  # writes lost since the last one that succeeded
+        self.dropped = 0  # writes lost, wholly or in part, since the beginning
+        self._torn = False  # the last write stopped in the middle of a line
 
     @property
     def is_file(self) -> bool:
@@ -77,17 +78,17 @@ class LogFile:
 
     def write(self, data: bytes) -> None:
         """Write all of `data`, or count it as dropped. Never raises."""
+        if self._torn:
+            data = b"\n" + data  # the next record must not continue half a one
+        left = data
         try:
-            if self.dropped:
-                # The gap is marked before the first record that has room again.
-                os.write(self.fd, b"... %d log writes were lost here\n" % self.dropped)
-                self.dropped = 0
-            written = os.write(self.fd, data)
-            while written < len(data):  # a nearly full disk, a pipe, a signal
-                data = data[written:]
-                written = os.write(self.fd, data)
+            # More than one round on a nearly full disk, a pipe, a signal.
+            while left:
+                left = left[os.write(self.fd, left) :]
+            self._torn = False
         except OSError:
             self.dropped += 1
+            self._torn = self._torn or len(left) < len(data)
 
     def reopen(self, owner: tuple[int, int] | None = None) -> str | None:
         """Open `path` again; None when that worked, otherwise why not (the old file stays).
@@ -147,12 +148,21 @@ class ErrorLog:
     the journal's `<N>` and has no time (sd-daemon(3)).
     """
 
-    __slots__ = ("_journal", "_redirected", "_stamp", "_stamp_second", "_threshold", "file")
+    __slots__ = (
+        "_journal",
+        "_lost",
+        "_redirected",
+        "_stamp",
+        "_stamp_second",
+        "_threshold",
+        "file",
+    )
 
     def __init__(self, file: LogFile, level: str = "notice") -> None:
         self.file = file
         self._threshold = LEVELS.index(level)
         self._journal = is_journal(_STANDARD_STREAMS.get(file.path, -1))
+        self._lost = 0  # how many of the file's dropped writes have been told
         self._redirected = False
         self._stamp = ""
         self._stamp_second = -1
@@ -243,7 +253,11 @@ class ErrorLog:
         else:
             lines = message.replace("\n", "\n    ")
             text = f"{self._time()} {head}{lines}\n"
+        dropped = self.file.dropped
         self.file.write(text.encode("utf-8", "backslashreplace"))
+        if self._lost < dropped == self.file.dropped:
+            lost, self._lost = dropped - self._lost, dropped
+            self.alert(f'{lost} records of "{self.file.path}" were lost')
 
     def _time(self) -> str:
         second = int(time.time())

@@ -6,7 +6,7 @@ holder is worth 15 ms, never an exception.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import psutil
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from prefork.config.address import ListenAddress
     from prefork.net.listener import Listener
 
-_WILDCARDS = ("0.0.0.0", "::")
+_WILDCARDS: Final = ("0.0.0.0", "::")
+_UNSEEN: Final = "a process that this user cannot see"
 
 
 def holder_of(address: "ListenAddress", previous: Sequence["Listener"] = ()) -> str:
@@ -24,13 +25,13 @@ def holder_of(address: "ListenAddress", previous: Sequence["Listener"] = ()) -> 
             return f"this server's own {listener.address.text}"
     try:
         import psutil
-
+    except ImportError:
+        return _UNSEEN
+    try:
         process = _find(address)
-        if process is not None:
-            return f"{process.name()} (pid {process.pid})"
-    except (ImportError, OSError, ValueError, RuntimeError, psutil.Error):
-        pass
-    return "a process that this user cannot see"
+        return _UNSEEN if process is None else f"{process.name()} (pid {process.pid})"
+    except (OSError, ValueError, RuntimeError, psutil.Error):
+        return _UNSEEN
 
 
 def _overlaps(one: "ListenAddress", two: "ListenAddress") -> bool:

@@ -1,11 +1,12 @@
 """Listening sockets that were open before this program began.
 
 Two givers. A master that executes a new binary of itself says `PREFORK="7;8=systemd:http;"`:
-descriptor numbers, as nginx's NGINX variable, each with the address it was asked for where the
-kernel cannot tell (`getsockname` tells the others). systemd says LISTEN_PID, LISTEN_FDS and
-LISTEN_FDNAMES: descriptors from 3 on, names by position. Names repeat where one socket unit has
-two ListenStream lines, so everything here is a list, never a dict by name: the socket that a dict
-forgets is closed by the garbage collector, with the connections that wait in it.
+descriptor numbers, as nginx's NGINX variable, each with the address it was asked for where
+`getsockname` says something else (a host name, port 0, a name of systemd's). systemd says
+LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES: descriptors from 3 on, names by position. Names repeat
+where one socket unit has two ListenStream lines, so everything here is a list, never a dict by
+name: the socket that a dict forgets is closed by the garbage collector, with the connections
+that wait in it.
 
 Both leave the descriptors inheritable; we set CLOEXEC first thing, or every subprocess of the
 application would hold our ports. The variables are removed for the same reason: they are addressed
@@ -45,7 +46,7 @@ class InheritedSocket:
             return self.sock.fileno() == address.fd or self.label == address.text
         if address.kind == "systemd":
             return self.label == address.text
-        return self.bound == address.text
+        return address.text in (self.label, self.bound)
 
 
 class Inherited:
@@ -69,7 +70,7 @@ class Inherited:
         for item in filter(None, environ.pop(VARIABLE, "").split(";")):
             number, _, label = item.partition("=")
             if number.isdecimal():
-                wanted.append((int(number), "inherited", label))
+                wanted.append((int(number), "inherited", _unquote(label)))
             else:
                 problems.append(f'{VARIABLE}: "{item}" is no descriptor, ignored')
         pid, count, names = (environ.pop(name, "") for name in _SYSTEMD_VARIABLES)
@@ -137,8 +138,8 @@ def hand_over(listeners: Iterable["Listener"]) -> str:
         fd = listener.fileno()
         os.set_inheritable(fd, True)
         label = listener.address.text
-        named = listener.address.kind in ("fd", "systemd")
-        items.append(f"{fd}={label};" if named else f"{fd};")
+        known = label == bound_text(listener.sock)
+        items.append(f"{fd};" if known else f"{fd}={_quote(label)};")
     return "".join(items)
 
 
@@ -155,6 +156,15 @@ def bound_text(sock: socket.socket) -> str:
     if sock.family == socket.AF_INET:
         return f"{name[0]}:{name[1]}"
     return f"{sock.family.name}:{name}"
+
+
+def _quote(label: str) -> str:
+    """A systemd name may hold the separator."""
+    return label.replace("%", "%25").replace(";", "%3B")
+
+
+def _unquote(label: str) -> str:
+    return label.replace("%3B", ";").replace("%25", "%")
 
 
 def _adopt(fd: int, origin: Origin, label: str) -> InheritedSocket | str:

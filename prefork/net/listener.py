@@ -32,7 +32,7 @@ Origin = Literal["bound", "inherited", "systemd"]
 class Listener:
     """A listening, non-blocking socket and the address it serves."""
 
-    __slots__ = ("_giver", "_identity", "address", "origin", "sock", "url")
+    __slots__ = ("_giver", "_identity", "_path", "address", "origin", "sock", "url")
 
     def __init__(self, address: "ListenAddress", sock: socket.socket, origin: Origin) -> None:
         self.address = address
@@ -42,6 +42,7 @@ class Listener:
         self.url = bound if sock.family == socket.AF_UNIX else f"http://{bound}"
         # While the master that handed it over lives, the socket's file is that master's.
         self._giver = os.getppid() if origin == "inherited" else 0
+        self._path = bound.removeprefix("unix:")
         self._identity = _unix_identity(sock)
 
     def __repr__(self) -> str:
@@ -58,16 +59,15 @@ class Listener:
         it is not the file this socket was bound to, came from systemd, or still belongs to the
         living master that handed it over.
         """
-        path = bound_text(self.sock).removeprefix("unix:") if self._identity else ""
         self.sock.close()
         if not (unlink and self._identity) or self.origin == "systemd":
             return
         if self._giver and os.getppid() == self._giver:
             return
         with contextlib.suppress(OSError):
-            found = os.stat(path)
+            found = os.stat(self._path)
             if (found.st_dev, found.st_ino) == self._identity:
-                os.unlink(path)
+                os.unlink(self._path)
 
 
 def open_listeners(
@@ -265,7 +265,9 @@ def _listening(address: "ListenAddress", sock: socket.socket, origin: Origin) ->
         # Accepted sockets inherit it on Linux: one system call less per connection.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.listen(address.backlog)
+    given = address.kind in ("fd", "systemd")
+    if not (given and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
+        sock.listen(address.backlog)  # a given socket keeps the backlog its giver chose
     return Listener(address, sock, origin)
 
 
@@ -296,7 +298,10 @@ def _hint(exc: OSError, address: "ListenAddress", previous: Sequence[Listener]) 
     if exc.errno == errno.EADDRINUSE:
         from prefork.net.holder import holder_of
 
-        return f': held by {holder_of(address, previous)}; stop it or change "listen"'
+        holder = holder_of(address, previous)
+        own = holder.startswith("this server")
+        advice = "that takes a restart" if own else 'stop it or change "listen"'
+        return f": held by {holder}; {advice}"
     if exc.errno == errno.EACCES and 0 < address.port < 1024:
         return ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
     if exc.errno == errno.EADDRNOTAVAIL:

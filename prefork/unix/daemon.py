@@ -42,14 +42,7 @@ class Daemon:
         if self._fd < 0:
             return
         self._send(0, text)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        if stderr_fd is not None and stderr_fd > 2:
-            os.dup2(stderr_fd, 2)
-        os.close(null)
+        leave_terminal(stderr_fd)
 
     def failed(self, code: int, text: str = "") -> None:
         """The launching command prints `text` on stderr and exits with `code`."""
@@ -70,6 +63,23 @@ class Daemon:
             while data:
                 data = data[os.write(self._fd, data) :]
         self.forget()
+
+
+def leave_terminal(stderr_fd: int | None = None) -> None:
+    """Point stdin, stdout and stderr at /dev/null, stderr rather at `stderr_fd` when given.
+
+    Workers forked before the verdict share the terminal with the master; each has to leave it
+    when it is ready, or `ssh host prefork start --daemon` waits for them to close its pipe.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if stderr_fd is not None and stderr_fd > 2:
+        os.dup2(stderr_fd, 2)
+    if null > 2:
+        os.close(null)
 
 
 def daemonize() -> Daemon:

@@ -56,8 +56,9 @@ def drop_privileges(user: str | None, group: str | None, *, dumpable: bool = Fal
             os.initgroups(name, gid)
         call = f"setuid({uid})"
         os.setuid(uid)
-    except OSError as exc:
-        raise OperatorError(f"{call} failed {errno_text(exc)}") from exc
+    except (OSError, OverflowError) as exc:
+        reason = errno_text(exc) if isinstance(exc, OSError) else f"({exc})"
+        raise OperatorError(f"{call} failed {reason}") from exc
     if dumpable:
         keep_dumpable()
     return True
@@ -102,7 +103,7 @@ def _group(group: str) -> int:
 def _name_of(uid: int) -> str | None:
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:
+    except (KeyError, OverflowError):
         return None
 
 

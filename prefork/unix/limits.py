@@ -7,19 +7,13 @@ sets priority and limits before it drops privileges). Every failure names the ke
 import os
 import resource
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 from prefork.errors import OperatorError
 from prefork.log import errno_text
 
 if TYPE_CHECKING:
     from prefork.config.schema import Config
-
-CpuSet = str | int | Sequence[int]
-"""nginx's mask ("0101": the rightmost digit is CPU 0), a list as taskset writes it ("0-2,4"),
-one CPU's number, or several."""
-
-_MASK_DIGITS: Final = frozenset("01")
 
 
 def apply(conf: "Config", worker: int) -> None:
@@ -69,10 +63,10 @@ def set_niceness(niceness: int) -> None:
         ) from exc
 
 
-def set_affinity(affinity: Literal["auto"] | Sequence[CpuSet], worker: int) -> None:
+def set_affinity(affinity: Literal["auto"] | Sequence[Sequence[int]], worker: int) -> None:
     """Bind this process. With "auto" worker n gets the n-th CPU of those we may use, round
-    again when there are more workers; with a list its n-th entry, and the last one for all
-    that follow, as nginx's worker_cpu_affinity.
+    again when there are more workers; with sets of CPU numbers its n-th, and the last one for
+    all that follow, as nginx's worker_cpu_affinity.
     """
     if not hasattr(os, "sched_setaffinity"):
         raise OperatorError("cpu_affinity: this system cannot bind processes to CPUs")
@@ -80,7 +74,7 @@ def set_affinity(affinity: Literal["auto"] | Sequence[CpuSet], worker: int) -> N
         usable = sorted(os.sched_getaffinity(0))
         cpus = {usable[worker % len(usable)]}
     else:
-        cpus = parse_cpus(affinity[min(worker, len(affinity) - 1)])
+        cpus = set(affinity[min(worker, len(affinity) - 1)])
     try:
         os.sched_setaffinity(0, cpus)
     except (OSError, ValueError, OverflowError) as exc:
@@ -91,27 +85,3 @@ def set_affinity(affinity: Literal["auto"] | Sequence[CpuSet], worker: int) -> N
             f"sched_setaffinity({text}) failed {reason}; see cpu_affinity"
             f" (this process may use {usable_text})"
         ) from exc
-
-
-def parse_cpus(text: CpuSet) -> set[int]:
-    """The CPU numbers of one entry; OperatorError when it says none.
-
-    Two digits or more of 0 and 1 alone are a mask: "10" is CPU 1, "0-1" and [10] are lists.
-    """
-    if isinstance(text, int):
-        return {text}
-    if not isinstance(text, str):
-        return set(text)
-    if len(text) > 1 and _MASK_DIGITS.issuperset(text):
-        cpus = {place for place, digit in enumerate(reversed(text)) if digit == "1"}
-    else:
-        cpus = set()
-        try:
-            for part in text.split(","):
-                first, dash, last = part.strip().partition("-")
-                cpus.update(range(int(first), int(last if dash else first) + 1))
-        except ValueError:
-            cpus = set()
-    if not cpus:
-        raise OperatorError(f'cpu_affinity: "{text}" names no CPU (a mask "0101", a list "0-2,4")')
-    return cpus
