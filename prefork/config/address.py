@@ -140,7 +140,9 @@ def _ipv6(text: str) -> str:
 
 def _unix(text: str, base: str) -> ListenAddress:
     if text.startswith("//"):
-        raise AddressError("a Unix socket has no slashes before its path", f"unix:/{text[2:].lstrip('/')}")
+        raise AddressError(
+            "a Unix socket has no slashes before its path", f"unix:/{text[2:].lstrip('/')}"
+        )
     if not text:
         raise AddressError('"unix:" wants a path')
     if "\0" in text or text.startswith("@"):

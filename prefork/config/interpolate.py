@@ -49,11 +49,11 @@ def interpolate(
             expression = text[dollar : end + 1] if end >= 0 else text[dollar:]
             try:
                 if end < 0:
-                    raise _Unreadable("${ is not closed: write $${ for the text itself")
+                    raise _BadExpressionError("${ is not closed: write $${ for the text itself")
                 if _depth >= _DEPTH_MAX:
-                    raise _Unreadable("${…} nested too deeply")
+                    raise _BadExpressionError("${…} nested too deeply")
                 value, hidden = _expand(expression[2:-1], variables, base, _depth + 1)
-            except _Unreadable as error:
+            except _BadExpressionError as error:
                 raise InterpolationError(str(error), dollar, expression) from None
             except InterpolationError as inner:
                 # The caret belongs under the innermost one.
@@ -69,7 +69,7 @@ def interpolate(
     return "".join(out), secret
 
 
-class _Unreadable(Exception):
+class _BadExpressionError(Exception):
     """The message of an InterpolationError that does not know its place yet."""
 
 
@@ -93,26 +93,24 @@ def _closing_brace(text: str, start: int) -> int:
     return -1
 
 
-def _expand(
-    inside: str, variables: Mapping[str, str], base: str, depth: int
-) -> tuple[str, bool]:
+def _expand(inside: str, variables: Mapping[str, str], base: str, depth: int) -> tuple[str, bool]:
     """The value of what stands between the braces."""
     if inside.startswith("file:"):
         path, _ = interpolate(inside[5:], variables, base, depth)
         return _content(path, base), True
     match = _NAME.match(inside)
     if match is None:
-        raise _Unreadable(
+        raise _BadExpressionError(
             f"${{{inside}}} is no variable: ${{NAME}}, ${{NAME:-default}}, "
             "${NAME:?message} or ${file:path}; $${ for the text itself"
         )
     name, rest = match[0], inside[match.end() :]
     value = variables.get(name)
     if value is not None and not value.isprintable() and "\0" in value:
-        raise _Unreadable(f"environment variable {name} contains a NUL character")
+        raise _BadExpressionError(f"environment variable {name} contains a NUL character")
     if not rest:
         if value is None:
-            raise _Unreadable(
+            raise _BadExpressionError(
                 f"environment variable {name} is not set (give a default: ${{{name}:-value}})"
             )
         return value, False
@@ -123,34 +121,38 @@ def _expand(
             return value, False
         message, _ = interpolate(rest[2:], variables, base, depth)
         state = "is not set" if value is None else "is empty"
-        raise _Unreadable(f"environment variable {name} {state}: {message.strip() or 'required'}")
+        raise _BadExpressionError(
+            f"environment variable {name} {state}: {message.strip() or 'required'}"
+        )
     if rest[0] in "-?":
-        raise _Unreadable(f"${{{inside}}}: write ${{{name}:{rest}}}")
-    raise _Unreadable(f"${{{inside}}}: after {name} only :-default or :?message can follow")
+        raise _BadExpressionError(f"${{{inside}}}: write ${{{name}:{rest}}}")
+    raise _BadExpressionError(f"${{{inside}}}: after {name} only :-default or :?message can follow")
 
 
 def _content(path: str, base: str) -> str:
     """The text of a secret's file, without the newline that editors leave at its end."""
     if not path or "\0" in path:
-        raise _Unreadable("${file:} wants a path")
+        raise _BadExpressionError("${file:} wants a path")
     full = os.path.join(base, path)
     try:
         # O_NONBLOCK: opening a FIFO that nobody writes to must not hang the start.
         fd = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise _Unreadable(f"{full} is not a regular file")
+                raise _BadExpressionError(f"{full} is not a regular file")
             data = os.read(fd, SECRET_MAX + 1)
         finally:
             os.close(fd)
     except OSError as error:
-        raise _Unreadable(f"open() {full} failed ({error.errno}: {error.strerror})") from None
+        raise _BadExpressionError(
+            f"open() {full} failed ({error.errno}: {error.strerror})"
+        ) from None
     if len(data) > SECRET_MAX:
-        raise _Unreadable(f"{full} is larger than {SECRET_MAX} bytes")
+        raise _BadExpressionError(f"{full} is larger than {SECRET_MAX} bytes")
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise _Unreadable(f"{full} is not UTF-8 text") from None
+        raise _BadExpressionError(f"{full} is not UTF-8 text") from None
     if "\0" in text:
-        raise _Unreadable(f"{full} contains a NUL character")
+        raise _BadExpressionError(f"{full} contains a NUL character")
     return text.removesuffix("\n").removesuffix("\r")

@@ -36,6 +36,17 @@ _FLOAT: Final = re.compile(
 )
 
 
+def resembles(text: str) -> str:
+    """null, bool, int, float or str: the type of a plain scalar (YAML 1.2, section 10.3)."""
+    if text in _NULL:
+        return "null"
+    if text in _TRUE or text in _FALSE:
+        return "bool"
+    if _INT.fullmatch(text):
+        return "int"
+    return "float" if _FLOAT.fullmatch(text) else "str"
+
+
 class Scalar(Struct):
     """One value. `plain` is false when it was quoted, and so is text whatever it looks like."""
 
@@ -47,17 +58,8 @@ class Scalar(Struct):
 
     @property
     def looks(self) -> str:
-        """What YAML 1.2's core schema makes of it: null, bool, int, float or str (section 10.3)."""
-        if not self.plain:
-            return "str"
-        text = self.text
-        if text in _NULL:
-            return "null"
-        if text in _TRUE or text in _FALSE:
-            return "bool"
-        if _INT.fullmatch(text):
-            return "int"
-        return "float" if _FLOAT.fullmatch(text) else "str"
+        """The type that YAML 1.2's core schema gives it (section 10.3): see `resembles`."""
+        return resembles(self.text) if self.plain else "str"
 
     @property
     def is_null(self) -> bool:
@@ -122,10 +124,10 @@ def _loader(text: str, *, pure: bool = False) -> Any:
             """Paths do not choose tags here."""
 
     if yaml.__with_libyaml__ and not pure:
-        from yaml.cyaml import CParser
+        from yaml._yaml import CParser
 
-        class CLoader(Resolver, CParser):  # type: ignore[misc]
-            pass
+        class CLoader(Resolver, CParser):
+            """Resolver first: CParser has no resolver of its own."""
 
         return CLoader(text)
 
@@ -199,10 +201,7 @@ class _Converter:
 def duplicate(key: Scalar, first: Scalar) -> Problem:
     """The second setting of `key`; names where the first one is."""
     here, there = key.place, first.place
-    if here.source is there.source:
-        where = f"line {there.line + 1}"
-    else:
-        where = str(there)
+    where = f"line {there.line + 1}" if here.source is there.source else str(there)
     return problem_at(here, f'duplicate key "{key.text}" (first set at {where})')
 
 
@@ -233,9 +232,8 @@ def _reworded(error: "yaml.MarkedYAMLError") -> str:
     """pyyaml's words where they help, ours where they puzzle."""
     what, context = error.problem or "syntax error", error.context or ""
     opened = ""
-    if error.context_mark is not None and error.problem_mark is not None:
-        if error.context_mark.line != error.problem_mark.line:
-            opened = f" that begins at line {error.context_mark.line + 1}"
+    if (start := error.context_mark) is not None and (end := error.problem_mark) is not None:
+        opened = f" that begins at line {start.line + 1}" if start.line != end.line else ""
     if "'\\t'" in what:
         return "a tab cannot indent YAML: use spaces"
     if what.startswith("mapping values are not allowed"):
@@ -257,5 +255,5 @@ def _reworded(error: "yaml.MarkedYAMLError") -> str:
     if context.startswith("while parsing a block collection"):
         return f"this line does not fit the indentation of the list{opened}"
     if what.startswith("found character"):
-        return f'{what.removeprefix("found ")}: quote the value'
+        return f"{what.removeprefix('found ')}: quote the value"
     return f"{what} ({context})" if context else what

@@ -23,12 +23,16 @@ class Source(Struct, frozen=True, eq=False):
     """A text that settings come from: a file, one `--set`, one variable of the environment.
 
     `name` is what an operator recognises: the path as it was given, `--set`, the variable's
-    name. `lines` are numbered from 1 in what is shown, except where `numbered` is false.
+    name. `shown` is quoted below a message in place of numbered lines, where there are none.
     """
 
     name: str
     text: str
-    numbered: bool = True
+    shown: str | None = None
+
+    @property
+    def numbered(self) -> bool:
+        return self.shown is None
 
     def line(self, number: int) -> str:
         """Line `number`, counted from 0 as pyyaml's marks do; empty beyond the end."""
@@ -118,7 +122,7 @@ def report(problems: tuple[Problem, ...]) -> str:
 
 def _line_shown(place: Place) -> str:
     source = place.source
-    return source.line(place.line) if source.numbered else f"{source.name} {source.text}"
+    return source.line(place.line) if source.shown is None else source.shown
 
 
 def _cells(text: str) -> int:

@@ -10,11 +10,10 @@ from typing import Final
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES: Final = {
-    **{"": 1, "b": 1},
-    **{"k": 1 << 10, "kib": 1 << 10},
-    **{"m": 1 << 20, "mib": 1 << 20},
-    **{"g": 1 << 30, "gib": 1 << 30},
-}
+    unit + tail: factor
+    for unit, factor in (("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30))
+    for tail in ("", "ib")
+} | {"": 1, "b": 1}
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 _DURATION: Final = re.compile(rf"(?:{_NUMBER}(?:ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART: Final = re.compile(rf"({_NUMBER})(ms|s|m|h|d)", re.ASCII)
