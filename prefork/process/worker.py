@@ -34,10 +34,6 @@ FAST_HOOKS: Final = 1.0  # seconds that on_shutdown hooks have when the stop is 
 GRACEFUL_HOOKS: Final = 1.0  # and at least, when a graceful one has used all of its time
 
 
-class BootStopped(BaseException):
-    """TERM or QUIT came during the boot. Not an Exception: no import may take it for its own."""
-
-
 def worker_process_cycle(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot) -> NoReturn:
     """A forked child's whole life, from the limits to `os._exit`."""
     code = EXIT_FAILED
@@ -45,8 +41,6 @@ def worker_process_cycle(cycle: Cycle, row: ProcessSlot, channel: Channel, slot:
     try:
         set_title(f"prefork: {row.name}")
         code = _run(cycle, row, channel, slot)
-    except BootStopped:
-        code = EXIT_OK
     except BaseException as error:
         log.alert(f"{row.name} ends by an error of prefork's own", exc=error)
     finally:
@@ -66,7 +60,7 @@ def _run(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot) -> int:
     except OperatorError as error:
         return failed(str(error), EXIT_FATAL)
     signals.install_worker(flags)
-    _stop_at_once(flags)
+    _stop_at_once()
     signals.unblock_all()
     worker = Worker(cycle, flags, row.name, slot)
     try:
@@ -103,12 +97,14 @@ def enter(cycle: Cycle) -> None:
     os.environ.update(conf.environment)
 
 
-def _stop_at_once(flags: signals.SignalFlags) -> None:
-    """While it boots a worker serves nobody: it leaves out of the middle of any import."""
+def _stop_at_once() -> None:
+    """While it boots a worker serves nobody: it leaves out of the middle of any import.
 
-    def handler(number: int, _frame: FrameType | None) -> None:
-        flags.terminate = True  # in case somebody's bare `except:` swallows this
-        raise BootStopped(number)
+    At once, and not by an exception: an `except:` or a `finally:` on the way would have its say.
+    """
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        os._exit(EXIT_OK)
 
     for number in (signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, handler)
@@ -305,4 +301,4 @@ def _nothing() -> None:
     pass
 
 
-__all__ = ["BootStopped", "Worker", "enter", "worker_process_cycle"]
+__all__ = ["Worker", "enter", "worker_process_cycle"]
