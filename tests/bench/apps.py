@@ -1,0 +1,45 @@
+"""The applications prefork is measured with: the same answer through 1, 2 and 10 onion layers.
+
+Every layer is an `async def`; all but the last do nothing except hand on to the next.
+"""
+
+import gc
+import os
+import tracemalloc
+from typing import Any
+
+from prefork import Application
+
+HELLO = "Hello, world!\n"
+
+
+async def through(ctx: Any, next: Any) -> None:  # noqa: A002 -- Koa's word
+    del ctx
+    await next()
+
+
+async def hello(ctx: Any, next: Any) -> None:  # noqa: A002
+    del next
+    ctx.body = HELLO
+
+
+async def traced(ctx: Any, next: Any) -> None:  # noqa: A002
+    """Answer with the worker's pid and the bytes tracemalloc has seen allocated and not freed."""
+    if ctx.path != "/traced":
+        await next()
+        return
+    gc.collect()
+    ctx.body = {"pid": os.getpid(), "bytes": tracemalloc.get_traced_memory()[0]}
+
+
+def onion(*layers: Any) -> Application:
+    app = Application()
+    for layer in layers:
+        app.use(layer)
+    return app
+
+
+one = onion(hello)
+two = onion(through, hello)
+ten = onion(*[through] * 9, hello)
+memory = onion(traced, hello)
