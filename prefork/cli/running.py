@@ -38,7 +38,7 @@ class NotRunningError(OperatorError):
 class RunningMaster:
     """Its pid, its scoreboard, its end."""
 
-    def __init__(self, pid: int, conf: "Config | None", pid_file: str | None = None) -> None:
+    def __init__(self, pid: int, conf: "Config | None", pid_file: str) -> None:
         self.pid = pid
         self.conf = conf
         self._pidfd = -1
@@ -48,14 +48,13 @@ class RunningMaster:
             if hasattr(os, "pidfd_open"):
                 self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            raise NotRunningError(f"no process {pid} is running") from None
+            raise NotRunningError(f"prefork (pid {pid}) has just ended") from None
         except PermissionError as error:
             raise OperatorError(
                 f"process {pid} belongs to another user {errno_text(error)}; "
                 "run this command as that user or as root"
             ) from None
-        fallback = None if pid_file is None else fallback_path_beside(pid_file)
-        self.board = Scoreboard.attach_pid(pid, fallback)
+        self.board = Scoreboard.attach_pid(pid, fallback_path_beside(pid_file))
 
     def lock(self, timeout: float) -> None:
         """Keep other commands out until this process ends; the kernel unlocks at its exit."""
@@ -160,17 +159,14 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def find_master(
-    config_path: str | None, pid_file: str | None, pid: int | None = None
-) -> RunningMaster:
+def find_master(config_path: str | None, pid_file: str | None) -> RunningMaster:
     """The master named on the command line, or a refusal that says how to name it."""
-    given = [name for name in (config_path, pid_file, pid) if name is not None]
-    if not given:
-        raise click.UsageError("which server? name its configuration (-c FILE) or --pid-file FILE")
-    if pid is not None:
-        return RunningMaster(pid, None)
     conf = None
-    if config_path is not None and pid_file is None:
+    if pid_file is None:
+        if config_path is None:
+            raise click.UsageError(
+                "which server? name its configuration (-c FILE) or --pid-file FILE"
+            )
         from prefork.config.loader import ConfigError, ConfigSource
 
         try:
@@ -179,13 +175,12 @@ def find_master(
             say("the server is found by pid_file in its configuration, which cannot be read;")
             say("name it with --pid-file FILE, or mend this:")
             raise
-        if conf.pid_file is None:
-            raise OperatorError(
-                f"{config_path} sets no pid_file, so its server cannot be found: add a line "
-                "`pid_file: run/prefork.pid` and start it anew, or name a --pid-file here"
-            )
         pid_file = conf.pid_file
-    assert pid_file is not None
+    if pid_file is None:
+        raise OperatorError(
+            f"{config_path} sets no pid_file, so its server cannot be found: add a line "
+            "`pid_file: run/prefork.pid` and start it anew, or name a --pid-file here"
+        )
     from prefork.unix import pidfile
 
     running = pidfile.read(pid_file)
@@ -197,9 +192,6 @@ def find_master(
 def naming(command: Callback) -> Callback:
     """The options that say which server a control command is for."""
     for option in (
-        click.option(
-            "--pid", type=click.IntRange(1), metavar="PID", help="The master's process id."
-        ),
         click.option("--pid-file", metavar="FILE", help="The server's pid file, instead of -c."),
         click.option(
             "-c", "--config", "config_path", metavar="FILE", help="The server's configuration."

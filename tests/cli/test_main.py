@@ -12,6 +12,7 @@ import pytest
 
 from prefork.cli.control import SignedCommand, scale, signed_steps
 from prefork.cli.main import ERRANDS, cli
+from prefork.unix.pidfile import PidFile
 
 PREFORK = Path(sysconfig.get_path("scripts")) / "prefork"
 
@@ -97,10 +98,10 @@ def test_help_costs_at_most_six_bare_interpreters() -> None:
         (["start"], "nothing to serve"),
         (["stop"], "which server?"),
         (["-v"], "-v belongs to --version"),
-        (["scale", "many", "--pid", "1"], "'many' is no number of workers: write 4, +1 or -1"),
-        (["scale", "0", "--pid", "1"], "at least one worker"),
-        (["scale", "-0", "--pid", "1"], "at least one worker"),
-        (["scale", "-1", "-2", "--pid", "1"], "unexpected extra argument"),
+        (["scale", "many", "--pid-file", "x"], "'many' is no number of workers: write 4, +1 or -1"),
+        (["scale", "0", "--pid-file", "x"], "at least one worker"),
+        (["scale", "-0", "--pid-file", "x"], "at least one worker"),
+        (["scale", "-1", "-2", "--pid-file", "x"], "unexpected extra argument"),
         (["completion", "tcsh"], "tcsh"),
     ],
 )
@@ -165,9 +166,9 @@ def test_bash_completes_commands_and_options(typed: str, expected: set[str]) -> 
         (["4"], ("", 4)),
         (["+2"], ("+", 2)),
         (["-1"], ("-", 1)),
-        (["-1", "--pid", "7"], ("-", 1)),
-        (["--pid", "7", "-1"], ("-", 1)),
-        (["--pid", "7", "--", "-12"], ("-", 12)),
+        (["-1", "--pid-file", "x"], ("-", 1)),
+        (["--pid-file", "x", "-1"], ("-", 1)),
+        (["--pid-file", "x", "--", "-12"], ("-", 12)),
     ],
 )
 def test_scale_takes_a_signed_number(argv: list[str], count: tuple[str, int]) -> None:
@@ -193,8 +194,14 @@ def test_no_server_is_exit_code_three(tmp_path: Path, command: str) -> None:
     assert run(*argv, "--pid-file", str(stale)).returncode == 3
 
 
-def test_a_stranger_is_never_signalled() -> None:
-    """A pid that runs but is no prefork: refused by its missing scoreboard."""
-    done = run("stop", "--pid", str(os.getpid()))
+def test_a_stranger_is_never_signalled(tmp_path: Path) -> None:
+    """A living process holds the pid file, but it is no prefork: its missing scoreboard tells."""
+    path = tmp_path / "stranger.pid"
+    held = PidFile(str(path))
+    held.create()
+    try:
+        done = run("stop", "--pid-file", str(path))
+    finally:
+        held.unlink()
     assert done.returncode == 1
     assert "scoreboard" in done.stderr

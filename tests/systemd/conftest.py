@@ -21,6 +21,12 @@ REPOSITORY = HERE.parents[1]
 UNITS = REPOSITORY / "systemd"
 CAP_SYS_ADMIN = 21
 NAMESPACES = ("-m", "-u", "-i", "-p", "-C")
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "SYSTEMD_COLORS": "0",
+} | {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
 
 
 class Machine:
@@ -77,7 +83,7 @@ class Machine:
             text=True,
             timeout=timeout,
             check=False,
-            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "SYSTEMD_COLORS": "0"},
+            env=ENVIRONMENT,
         )
         if check and done.returncode:
             raise AssertionError(

@@ -220,7 +220,7 @@ def test_upgrade_moves_the_main_process(service: Machine, port: int) -> None:
     assert get(port) == "version 1"
     service.systemctl("reload", UNIT)
     service.systemctl("stop", UNIT)
-    assert service.show(UNIT, "Result") == "success"
+    assert service.show(UNIT, "Result") == "success", service.journal()
     assert service.run("kill", "-0", new, check=False).returncode == 1
 
 
