@@ -18,10 +18,11 @@ PlaceOf = Callable[[str], Place | None]
 _SPARE_FILES: Final = 32
 
 
-def check(conf: Config, place_of: PlaceOf, failed: set[str], *, whole: bool) -> Iterator[Problem]:
-    """Problems between settings. Those in `failed` have been reported and are not judged again;
-    `whole` is false when a file could not be read at all."""
-    if whole and conf.app is None and "app" not in failed:
+def check(
+    conf: Config, place_of: PlaceOf, failed: set[str], *, need_app: bool
+) -> Iterator[Problem]:
+    """Problems between settings. Those in `failed` have been reported and are not judged again."""
+    if need_app and conf.app is None and "app" not in failed:
         yield problem_at(
             place_of("app"),
             "there is no application: set `app: module:attribute`, or give it to `prefork start`",

@@ -215,7 +215,7 @@ class OrWord:
     def __init__(self, kind: Kind, **words: Any) -> None:
         self.kind = kind
         self.words = words
-        self.syntax = " or ".join((kind.syntax, *words))
+        self.syntax = ", or ".join((kind.syntax, *words))
 
     def read(self, node: Node, reader: Reader) -> Any:
         if not isinstance(node, Scalar):
@@ -296,7 +296,7 @@ class Path:
 
     def __init__(self, *words: str) -> None:
         self.words = words
-        self.syntax = " or ".join(("a path", *words)) if words else "a path"
+        self.syntax = ", ".join(("a path", *words[:-1])) + (f" or {words[-1]}" if words else "")
 
     def read(self, node: Node, reader: Reader) -> str:
         scalar = text_of(node, reader, self.syntax)
@@ -327,31 +327,39 @@ def _misspelt(text: str, words: tuple[str, ...]) -> str | None:
 
 
 class AppSpec:
-    """`module:attribute`, or `module:factory()`."""
+    """`module:attribute`, or `module:factory()`, perhaps with literals between the parentheses;
+    `module` alone is `module:app`. Whether it exists is for the process that imports it."""
 
     syntax = "module:attribute or module:factory()"
-    _FORM: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*(\(\))?")
-    _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+    _FORM: Final = re.compile(
+        r"[^\W\d]\w*(?:\.[^\W\d]\w*)*(?::[^\W\d]\w*(?:\.[^\W\d]\w*)*(?:\([^\0\r\n]*\))?)?"
+    )
+    _FILE: Final = re.compile(r".*\.(?:py|ya?ml|toml|json|conf|ini)(?::.*)?")
 
     def read(self, node: Node, reader: Reader) -> str:
         scalar = text_of(node, reader, self.syntax)
-        if not self._FORM.fullmatch(scalar.text):
-            raise reader.refuse(scalar, self.syntax, self._meant(scalar.text))
-        return scalar.text
+        text = scalar.text
+        if text.endswith((".yaml", ".yml")):
+            raise reader.say(
+                scalar, f"must be {self.syntax}; a configuration is named by -c {text}"
+            )
+        if not self._FORM.fullmatch(text) or self._FILE.fullmatch(text):
+            raise reader.refuse(scalar, self.syntax, self._meant(text))
+        return text
 
     def _meant(self, text: str) -> str | None:
+        """`./my-project/web.py` → `my_project.web:app`."""
         module, _, attribute = text.strip().partition(":")
         module = module.strip().removeprefix("./")
         module = module.removesuffix(".py").replace("/", ".").replace("-", "_").strip(".")
-        attribute = attribute.strip() or "app"
-        spec = f"{module}:{attribute}"
+        spec = f"{module}:{attribute.strip() or 'app'}"
         return spec if self._FORM.fullmatch(spec) and spec != text else None
 
     def write(self, value: Any) -> str:
         return quote(value)
 
     def json_schema(self) -> Schema:
-        return {"type": "string", "pattern": r"^[\w.]+:[\w.]+(\(\))?$"}
+        return {"type": "string", "pattern": r"^[^\s:]+(:[^:]+)?$"}
 
 
 class LogFormat:

@@ -63,8 +63,11 @@ class ConfigSource(Struct, frozen=True):
         """
         return self.read(lenient=lenient).conf
 
-    def read(self, *, lenient: bool = False) -> Loaded:
-        """`load`, with what `config show` and `check` tell beside the values."""
+    def read(self, *, lenient: bool = False, need_app: bool = True) -> Loaded:
+        """`load`, with what `config show` and `check` tell beside the values.
+
+        Without `need_app` a configuration that names no application is none the worse.
+        """
         problems: list[Problem] = []
         environ = os.environ if self.environ is None else self.environ
         folder = os.path.normpath(self.folder)
@@ -87,7 +90,7 @@ class ConfigSource(Struct, frozen=True):
                 raise ConfigError(tuple(problems))
         else:
             # What was not read cannot be judged: no complaint may follow from another.
-            problems += checks.check(conf, place_of, builder.failed, whole=whole)
+            problems += checks.check(conf, place_of, builder.failed, need_app=whole and need_app)
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors and not lenient:
             raise ConfigError(_in_order(errors, gatherer.files))

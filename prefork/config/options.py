@@ -74,3 +74,10 @@ def find(path: str) -> Leaf | Branch | None:
             return None
         found = found.children[name]
     return found
+
+
+def default_text(leaf: Leaf) -> str:
+    """The default as YAML."""
+    if isinstance(leaf.about, Variables):
+        return "{}"
+    return leaf.about.default or leaf.about.kind.write(leaf.default)
