@@ -11,8 +11,8 @@ time events, then asyncio's own ready callbacks, then the next turn's before_sle
 `spawn` runs a Task's first step at once. Most handlers end in their first step; queueing it would
 cost another pass through asyncio's ready queue for nothing. Python 3.12 has `eager_start`. In 3.11
 a Task hands its first step to `loop.call_soon` from its constructor: while one is being made, this
-loop keeps that step instead of queueing it, and then runs it in the Task's own context. The handler
-is in a real Task either way: `current_task()`, `asyncio.timeout` and contextvars work.
+loop runs that step in the Task's own context instead of queueing it. The handler is in a real Task
+either way: `current_task()`, `asyncio.timeout` and contextvars work.
 """
 
 import asyncio
@@ -125,8 +125,7 @@ class ReactorLoop(asyncio.SelectorEventLoop):
         # from Python 3.4 to 3.14; there is no public way to ask "is anything queued?".
         queue: Any = self._ready  # type: ignore[attr-defined]
         selector.pending = lambda: bool(queue)
-        self._first_step: Any = None
-        self._first_context: Any = None
+        self._run_now = self._run_first_step  # a bound method, made once
 
     if sys.version_info >= (3, 12):
 
@@ -138,21 +137,16 @@ class ReactorLoop(asyncio.SelectorEventLoop):
 
         def spawn(self, coro: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
             """A Task whose first step has run when this returns. Not to be called in a Task."""
-            # An attribute of the instance hides the method for just as long as the Task is made,
-            # so the ordinary `call_soon` pays nothing for this.
-            self.__dict__["call_soon"] = self._keep_first_step
+            # An attribute of the instance hides the method until the Task has handed its step
+            # over, so the ordinary `call_soon` pays nothing for this. A constant name spares the
+            # counter and the formatting of "Task-17".
+            self.call_soon = self._run_now  # type: ignore[method-assign, assignment]
             try:
-                # A constant name spares the counter and the formatting of "Task-17".
-                task = asyncio.Task(coro, loop=self, name="exchange")
-            finally:
-                del self.__dict__["call_soon"]
-            step, context = self._first_step, self._first_context
-            self._first_step = self._first_context = None
-            context.run(step)
-            return task
+                return asyncio.Task(coro, loop=self, name="exchange")
+            except BaseException:
+                self.__dict__.pop("call_soon", None)
+                raise
 
-        def _keep_first_step(
-            self, callback: Any, *_: Any, context: contextvars.Context | None = None
-        ) -> Any:
-            self._first_step = callback
-            self._first_context = context
+        def _run_first_step(self, step: Any, context: contextvars.Context) -> None:
+            del self.call_soon  # the step itself may call it
+            context.run(step)

@@ -64,6 +64,7 @@ class HttpServer:
 
         self.parser = HeadParser()
         self.check_host = HostCheck()
+        self.known_hosts = self.check_host.known
         # A head of at most this size is within every limit; only larger ones are measured. A
         # field takes four bytes at the least ("a:" and CRLF).
         self.small_head = min(limits.request_line, limits.head, 4 * limits.header_count)
@@ -71,7 +72,7 @@ class HttpServer:
         self.pool = Pool(self.reactor, loop, timeouts.send)
         self.pool.on_lost = self._connection_lost
         self.fresh: Deadlines[H1Protocol] = Deadlines(
-            self.reactor, timeouts.head, H1Protocol.idle_expired
+            self.reactor, timeouts.head, H1Protocol.fresh_expired
         )
         self.heads: Deadlines[H1Protocol] = Deadlines(
             self.reactor, timeouts.head, H1Protocol.head_expired
@@ -102,7 +103,7 @@ class HttpServer:
             connection = Connection(self.pool, sock, "unix:", 0)
         protocol = H1Protocol(self, connection)
         connection.protocol = protocol
-        if self.closing:
+        if self.closing or not self.timeouts.keep_alive:
             protocol.leave()
         self.fresh.touch(protocol)
         connection.resume_reading()

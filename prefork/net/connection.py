@@ -84,6 +84,7 @@ class Connection:
         "_drained",
         "_local",
         "_recv",
+        "_send",
         "client_gone",
         "closing",
         "fd",
@@ -113,6 +114,7 @@ class Connection:
         self.linger = False
         self.client_gone = False
         self._recv = sock.recv
+        self._send = sock.send
         self._local: tuple[str, int] | None = None
         self._drained: asyncio.Future[None] | None = None
         pool.connections.add(self)
@@ -166,10 +168,14 @@ class Connection:
     def flush(self) -> None:
         """Send what there is; watch for room when the kernel did not take it all."""
         out = self.out
-        if not out.size:
-            return
+        pieces = out.pieces
         try:
-            out.send(self.sock)
+            if len(pieces) == 1:
+                out.dropped(self._send(pieces[0]))
+            elif pieces:
+                out.send(self.sock)
+            else:
+                return
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:

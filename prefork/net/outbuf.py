@@ -38,15 +38,16 @@ class OutBuffer:
             sent = sock.send(pieces[0])
         else:
             sent = sock.sendmsg(pieces[:VECTORS])
+        self.dropped(sent)
+        return sent
+
+    def dropped(self, sent: int) -> None:
+        """The first `sent` bytes are the kernel's now."""
+        pieces = self.pieces
         self.size -= sent
         if not self.size:
             pieces.clear()
-        elif sent:
-            self._drop(sent)
-        return sent
-
-    def _drop(self, sent: int) -> None:
-        pieces = self.pieces
+            return
         whole = 0
         while sent >= len(pieces[whole]):
             sent -= len(pieces[whole])

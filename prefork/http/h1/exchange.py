@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 # Joining head and body costs a copy, sending them as two vectors costs a call: even at this size.
 JOIN_BELOW: Final = 32 * 1024
 
+# No body, or no final response: these take the long way.
+_SPECIAL: Final = frozenset({204, 304, *range(100, 200)})
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _LENGTHS: Final = tuple(b"Content-Length: %d\r\n\r\n" % n for n in range(1024))
@@ -58,31 +60,33 @@ class H1Exchange(Exchange):
         self.status = status
         protocol = self._protocol
         size = len(body)
-        start = protocol.server.status_heads.get(status) or protocol.server.status_head(status)
         if (
             self.keep_alive
             and self.body.at_end
             and not protocol.leaving
             and self.version == "1.1"
-            and status >= 200
-            and status not in (204, 304)
+            and status not in _SPECIAL
         ):
+            try:
+                start = protocol.server.status_heads[status]
+            except KeyError:
+                start = protocol.server.status_head(status)
             # The usual answer: nothing to say about the connection.
             length = _LENGTHS[size] if size < 1024 else b"Content-Length: %d\r\n\r\n" % size
             if self.method == "HEAD":
-                protocol.connection.write(start + fields + length)
+                self.connection.write(start + fields + length)
             elif size < JOIN_BELOW:
                 self.bytes_sent = size
-                protocol.connection.write(b"".join((start, fields, length, body)))
+                self.connection.write(b"".join((start, fields, length, body)))
             else:
                 self.bytes_sent = size
-                protocol.connection.write(b"".join((start, fields, length)))
-                protocol.connection.write(body)
+                self.connection.write(b"".join((start, fields, length)))
+                self.connection.write(body)
         else:
             self._begin(status, fields, size)
             if body and not self._suppressed:
                 self.bytes_sent = size
-                protocol.connection.write(body)
+                self.connection.write(body)
         self.finished = True
         protocol.exchange_finished(self)
 

@@ -43,22 +43,19 @@ class HostCheck:
     that invents names costs a regular expression each, and nothing more.
     """
 
-    __slots__ = ("_known",)
+    __slots__ = ("known",)
 
     def __init__(self) -> None:
-        self._known: dict[bytes, str] = {}
+        self.known: dict[bytes, str] = {}
 
     def __call__(self, value: bytes) -> str:
-        """The value as text; raises PeerError 400."""
-        known = self._known.get(value)
-        if known is not None:
-            return known
+        """The value, which is not known yet, as text; raises PeerError 400."""
         host = value.strip(b" \t")
         if not _HOST.fullmatch(host):
             raise PeerError(400, "invalid Host header")
-        if len(self._known) >= _KNOWN_HOSTS_LIMIT:
-            self._known.clear()
-        text = self._known[value] = host.decode("ascii")
+        if len(self.known) >= _KNOWN_HOSTS_LIMIT:
+            self.known.clear()
+        text = self.known[value] = host.decode("ascii")
         return text
 
 

@@ -15,7 +15,9 @@ in `_buffer` until its turn comes.
 """
 
 import asyncio
+from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -59,7 +61,10 @@ HEAD, BODY, RUN, DRAIN, CLOSED = State
 class HeadParser:
     """llhttp, fed one whole head at a time; shared by all connections of a process."""
 
-    __slots__ = ("_parser", "complete", "keep_alive")
+    __slots__ = ("complete", "feed_data", "keep_alive", "should_keep_alive")
+
+    feed_data: Callable[[bytes], None]
+    should_keep_alive: Callable[[], bool]
 
     def __init__(self) -> None:
         self.complete = False  # the head that was fed is the whole request
@@ -67,30 +72,15 @@ class HeadParser:
         self.reset()
 
     def reset(self) -> None:
-        # Connection: close ends a connection, not this parser: it sees those of all.
-        self._parser = HttpRequestParser(self)
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        parser = HttpRequestParser(self)
+        # "Connection: close" ends a connection, not this parser: it sees those of all.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.feed_data = parser.feed_data
+        self.should_keep_alive = parser.should_keep_alive
 
     def on_message_complete(self) -> None:
         self.complete = True
-        self.keep_alive = self._parser.should_keep_alive()
-
-    def feed(self, head: bytes) -> bool:
-        """Check `head`; True when the request has no body. Raises HttpParserError."""
-        self.complete = False
-        try:
-            self._parser.feed_data(head)
-        except HttpParserUpgrade:
-            # Upgrade is an offer which the server may decline by just answering (RFC 9110
-            # section 7.8), so this request is one like any other.
-            self.reset()
-            return False
-        except HttpParserError:
-            self.reset()
-            raise
-        if not self.complete:
-            self.reset()  # it now waits for a body, which is read elsewhere
-        return self.complete
+        self.keep_alive = self.should_keep_alive()
 
 
 class H1Protocol:
@@ -103,7 +93,6 @@ class H1Protocol:
         "_head_begun",
         "_left",
         "_saw_eof",
-        "_task",
         "connection",
         "exchange",
         "leaving",
@@ -123,7 +112,6 @@ class H1Protocol:
         self._chunked: ChunkedDecoder | None = None
         self._left = 0  # of a body with a Content-Length
         self._saw_eof = False
-        self._task: asyncio.Task[None] | None = None
 
     # From the connection
 
@@ -133,6 +121,14 @@ class H1Protocol:
             if self._buffer:
                 data = self._buffer + data
                 self._buffer = b""
+            elif 0 <= data.find(b"\r\n\r\n") == len(data) - 4:
+                # The usual: one head, whole and alone.
+                try:
+                    self._request(data)
+                except PeerError as error:
+                    self._buffer = data
+                    self.refuse(error)
+                return
             self._heads(data)
         elif state is BODY or state is DRAIN:
             self._body_data(data)
@@ -148,10 +144,16 @@ class H1Protocol:
         # The client has sent all it will, which does not mean that it does not listen: a request
         # that came whole gets its answer (RFC 9112 section 9.6).
         self._saw_eof = True
-        self.leaving = True
+        if not self._buffer:
+            self.leaving = True  # what is pipelined is answered, and the last one says so
         if self.state is HEAD or self.state is DRAIN:
             self._close()
-        elif self.state is BODY and self._body is not None:
+        elif self.state is BODY:
+            self._body_cut_off()
+
+    def _body_cut_off(self) -> None:
+        self.leaving = True
+        if self._body is not None:
             self._body.fail(ConnectionResetError("the client left in the middle of the body"))
 
     def connection_lost(self, error: OSError | None) -> None:
@@ -179,6 +181,7 @@ class H1Protocol:
             end += 4
             try:
                 if end == len(data):
+                    self.leaving = self.leaving or self._saw_eof
                     self._request(data)
                     return
                 rest = data[end:]
@@ -210,6 +213,11 @@ class H1Protocol:
         """Keep the beginning of a head, unless it can be refused already."""
         limits = self.server.limits
         try:
+            if data == b"\r\n":
+                # Old clients send one behind a POST's body (RFC 9112 section 2.2). It begins no
+                # request, but a second one must find it here.
+                self._buffer = data
+                return
             if data.startswith(b"\r\n"):
                 data = self._skip_empty_line(data)
             line_end = data.find(b"\n")
@@ -259,13 +267,17 @@ class H1Protocol:
         ):
             raise self._too_large(line)
         parser = server.parser
+        parser.complete = False
         try:
-            complete = parser.feed(head)
+            parser.feed_data(head)
+        except HttpParserUpgrade:
+            # An upgrade is an offer which the server declines by just answering (RFC 9110
+            # section 7.8), so this request is one like any other.
+            parser.complete = False
+            parser.reset()
         except HttpParserError as error:
-            refusal = refuse_line(line, limits)
-            if refusal.status == 400:
-                refusal = self._why(head, error)
-            raise refusal from None
+            parser.reset()
+            raise self._why(line, head, error) from None
         try:
             raw_method, target, version = line.split(b" ")
             method = METHODS[raw_method]
@@ -282,7 +294,8 @@ class H1Protocol:
         at = lower.find(b"\r\nhost:")
         if at >= 0:
             after = head.find(b"\r\n", at + 7)
-            host = server.check_host(head[at + 7 : after])
+            value = head[at + 7 : after]
+            host = server.known_hosts.get(value) or server.check_host(value)
             if lower.find(b"\r\nhost:", after) >= 0:
                 raise PeerError(400, "more than one Host header")
         elif http_1_0:
@@ -297,17 +310,18 @@ class H1Protocol:
         )
         if http_1_0:
             exchange.version = "1.0"
-        if complete:
+        if parser.complete:
             self.state = RUN
         else:
+            parser.reset()  # it now waits for a body, which is read here
             self._with_body(exchange, http_1_0)
         self.exchange = exchange
         task = server.spawn(server.handler(exchange))
         if not task.done():
-            self._task = task
-            task.add_done_callback(self._task_done)
+            # A handler may go on after its answer, while the next request runs already.
+            task.add_done_callback(partial(self._task_done, exchange))
         elif not exchange.finished or task.exception() is not None:
-            self._task_done(task)
+            self._task_done(exchange, task)
 
     def _request_after_empty_line(self, head: bytes) -> None:
         head = self._skip_empty_line(head)
@@ -321,10 +335,16 @@ class H1Protocol:
             return PeerError(414, "the request line is too long")
         return PeerError(431, "the header section is too large")
 
-    def _why(self, head: bytes, error: HttpParserError) -> PeerError:
-        """A head that llhttp refused: the status that the framing rules give it, else 400."""
-        lower = head.lower()
-        framing(head, lower, "", http_1_0=False, limits=self.server.limits)
+    def _why(self, line: bytes, head: bytes, error: HttpParserError) -> PeerError:
+        """A head that llhttp refused: what the line or the framing is refused for, else 400."""
+        limits = self.server.limits
+        refusal = refuse_line(line, limits)
+        if refusal.status != 400:
+            return refusal
+        try:
+            framing(head, head.lower(), "", http_1_0=False, limits=limits)
+        except PeerError as known:
+            return known
         return PeerError(400, str(error) or "invalid request head")
 
     def _other_form(self, method: str, target: bytes, host: str) -> str:
@@ -345,7 +365,8 @@ class H1Protocol:
             head, lower, exchange.method, http_1_0=http_1_0, limits=server.limits
         )
         tokens = connection_tokens(head, lower)
-        exchange.keep_alive = b"keep-alive" in tokens if http_1_0 else b"close" not in tokens
+        # RFC 9112 section 9.3: "close" wins over everything else that is said.
+        exchange.keep_alive = b"close" not in tokens and (not http_1_0 or b"keep-alive" in tokens)
         if length == 0:
             self.state = RUN
             return
@@ -365,7 +386,8 @@ class H1Protocol:
             )
         else:
             self._left = length
-        server.bodies.touch(self)
+        if not expects:
+            server.bodies.touch(self)  # else the client waits for us: see send_continue
         if self._buffer:
             data = self._buffer
             self._buffer = b""
@@ -401,7 +423,7 @@ class H1Protocol:
         if self.state is BODY:
             if body.failed:
                 self._body_broken(body, None)
-            else:
+            elif self.connection.reading:
                 self.server.bodies.touch(self)
 
     def _chunked_end(self, trailers: Headers) -> None:
@@ -438,9 +460,15 @@ class H1Protocol:
         if self.state is BODY or self.state is DRAIN:
             self.connection.resume_reading()
             self.server.bodies.touch(self)
+        elif self.state is RUN and len(self._buffer) <= PIPELINE_LIMIT and not self._saw_eof:
+            self.connection.resume_reading()
 
     def send_continue(self) -> None:
-        self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # RFC 9110 section 10.1.1: the final response takes its place once it has begun.
+        if self.exchange is not None and not self.exchange.head_sent:
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.state is BODY:
+            self.server.bodies.touch(self)
 
     # The end of a request
 
@@ -466,7 +494,6 @@ class H1Protocol:
         if exchange._on_finished is not None:
             self._run_on_finished(exchange)
         self.exchange = None
-        self._task = None
         if self.state is CLOSED:
             return
         if not exchange.keep_alive or self.leaving:
@@ -476,7 +503,7 @@ class H1Protocol:
         elif self._body is None:
             self.state = HEAD
             server.idle.touch(self)
-            if self._buffer:
+            if self._buffer or not self.connection.reading:
                 server.loop.call_soon(self._go_on)
         else:
             self.state = DRAIN
@@ -508,27 +535,37 @@ class H1Protocol:
             data = self._buffer
             self._buffer = b""
             self._heads(data)
-        if self.state is HEAD:
-            if self._saw_eof:
+        if self._saw_eof:
+            if self.state is HEAD:
                 self._close()
-            else:
-                self.connection.resume_reading()
+            elif self.state is BODY:
+                self._body_cut_off()
+        elif self.state is HEAD:
+            self.connection.resume_reading()
 
-    def _task_done(self, task: "asyncio.Task[None]") -> None:
+    def _task_done(self, exchange: H1Exchange, task: "asyncio.Task[None]") -> None:
         """The handler is over. It should have answered; see to it that somebody has."""
-        exchange = self.exchange
         error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.server.error_log.error(
-                "exception in a handler", connection=self.connection.number, exc=error
+        status, text = 500, "Internal Server Error"
+        log, number = self.server.error_log, self.connection.number
+        if isinstance(error, PeerError):
+            # What reading the body raised: the client's fault, and answered as such.
+            status, text = error.status, error.reason
+            log.info(
+                f"client sent an invalid request body: {text}, client: {self.connection.peer}",
+                connection=number,
             )
-        if exchange is None or exchange.finished:
+        elif isinstance(error, ConnectionError) and (exchange.client_gone or self._saw_eof):
+            log.info(f"{error}, client: {self.connection.peer}", connection=number)
+        elif error is not None:
+            log.error("exception in a handler", connection=number, exc=error)
+        if exchange.finished:
             return
         if exchange.head_sent or self.state is CLOSED:
             exchange.abort()
         else:
             exchange.keep_alive = False
-            exchange.reply(500, b"Content-Type: text/plain\r\n", b"Internal Server Error\n")
+            exchange.reply(status, b"Content-Type: text/plain\r\n", f"{text}\n".encode())
 
     def refuse(self, error: PeerError) -> None:
         """Answer a request that is none, and close: what follows cannot be trusted."""
@@ -579,6 +616,11 @@ class H1Protocol:
         """RFC 9110 section 15.5.9: the request did not come whole within the time."""
         if self.state is HEAD and self._head_begun:
             self.refuse(PeerError(408, "the request head took too long"))
+
+    def fresh_expired(self) -> None:
+        """The time for the first byte of the first request is over."""
+        if self not in self.server.idle:
+            self.idle_expired()
 
     def idle_expired(self) -> None:
         """Nothing came at all: there is nobody to tell (RFC 9112 section 9.5)."""
