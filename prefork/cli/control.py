@@ -18,6 +18,7 @@ from prefork.errors import OperatorError
 def stop(
     config_path: str | None,
     pid_file: str | None,
+    pid: int | None,
     fast: bool,
     timeout: float | None,
 ) -> None:
@@ -26,7 +27,7 @@ def stop(
     Sends QUIT: workers stop accepting, finish what runs and leave, and this command waits until
     the master is gone. With --fast it sends TERM. A fast stop may be sent after a graceful one.
     """
-    master = find_master(config_path, pid_file)
+    master = find_master(config_path, pid_file, pid)
     if timeout is None:
         timeout = 10 + (master.conf.timeouts.graceful if master.conf else 60)
     began = time.monotonic()
@@ -49,13 +50,15 @@ def stop(
 @click.command()
 @naming
 @time_limit("Wait this long; by default the configuration's boot timeout and 10 s.")
-def reload(config_path: str | None, pid_file: str | None, timeout: float | None) -> None:
+def reload(
+    config_path: str | None, pid_file: str | None, pid: int | None, timeout: float | None
+) -> None:
     """Load the configuration and the application anew.
 
     Sends HUP and waits for the verdict: new workers are ready before the old ones leave, and a
     configuration or an application that fails leaves the old ones serving and exits with 1.
     """
-    master = find_master(config_path, pid_file)
+    master = find_master(config_path, pid_file, pid)
     if timeout is None:
         timeout = 10 + (master.conf.timeouts.boot if master.conf else 60)
     master.lock(timeout)
@@ -65,12 +68,14 @@ def reload(config_path: str | None, pid_file: str | None, timeout: float | None)
 @click.command()
 @naming
 @time_limit("Wait this long, 10 s by default.")
-def reopen(config_path: str | None, pid_file: str | None, timeout: float | None) -> None:
+def reopen(
+    config_path: str | None, pid_file: str | None, pid: int | None, timeout: float | None
+) -> None:
     """Reopen the log files.
 
     Sends USR1, after a log rotation has moved the old files away.
     """
-    master = find_master(config_path, pid_file)
+    master = find_master(config_path, pid_file, pid)
     timeout = 10.0 if timeout is None else timeout
     master.lock(timeout)
     master.finish(*master.command(signal.SIGUSR1, timeout, "reopening of the logs"))
@@ -113,6 +118,7 @@ def scale(
     count: tuple[str, int],
     config_path: str | None,
     pid_file: str | None,
+    pid: int | None,
     timeout: float | None,
 ) -> None:
     """Change the number of workers.
@@ -125,7 +131,7 @@ def scale(
       prefork scale 4 -c conf.yaml
       prefork scale -1 -c conf.yaml
     """
-    master = find_master(config_path, pid_file)
+    master = find_master(config_path, pid_file, pid)
     if timeout is None:
         timeout = 10 + (master.conf.timeouts.boot if master.conf else 60)
     master.lock(timeout)

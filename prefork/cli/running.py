@@ -38,7 +38,7 @@ class NotRunningError(OperatorError):
 class RunningMaster:
     """Its pid, its scoreboard, its end."""
 
-    def __init__(self, pid: int, conf: "Config | None", pid_file: str) -> None:
+    def __init__(self, pid: int, conf: "Config | None", pid_file: str | None) -> None:
         self.pid = pid
         self.conf = conf
         self._pidfd = -1
@@ -54,7 +54,8 @@ class RunningMaster:
                 f"process {pid} belongs to another user {errno_text(error)}; "
                 "run this command as that user or as root"
             ) from None
-        self.board = Scoreboard.attach_pid(pid, fallback_path_beside(pid_file))
+        fallback = None if pid_file is None else fallback_path_beside(pid_file)
+        self.board = Scoreboard.attach_pid(pid, fallback)
 
     def lock(self, timeout: float) -> None:
         """Keep other commands out until this process ends; the kernel unlocks at its exit."""
@@ -159,8 +160,10 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def find_master(config_path: str | None, pid_file: str | None) -> RunningMaster:
+def find_master(config_path: str | None, pid_file: str | None, pid: int | None) -> RunningMaster:
     """The master named on the command line, or a refusal that says how to name it."""
+    if pid is not None:
+        return RunningMaster(pid, None, None)
     conf = None
     if pid_file is None:
         if config_path is None:
@@ -192,6 +195,9 @@ def find_master(config_path: str | None, pid_file: str | None) -> RunningMaster:
 def naming(command: Callback) -> Callback:
     """The options that say which server a control command is for."""
     for option in (
+        click.option(
+            "--pid", type=click.IntRange(1), metavar="PID", help="The master's process id."
+        ),
         click.option("--pid-file", metavar="FILE", help="The server's pid file, instead of -c."),
         click.option(
             "-c", "--config", "config_path", metavar="FILE", help="The server's configuration."

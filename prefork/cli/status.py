@@ -32,12 +32,12 @@ COLOURS: Final = {"ready": "green", "busy": "cyan", "starting": "yellow", "quies
 @click.command()
 @naming
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; durations are in seconds.")
-def status(config_path: str | None, pid_file: str | None, as_json: bool) -> None:
+def status(config_path: str | None, pid_file: str | None, pid: int | None, as_json: bool) -> None:
     """Show the master and its workers.
 
     Exits with 0 while the server runs and with 3 when it does not.
     """
-    master = find_master(config_path, pid_file)
+    master = find_master(config_path, pid_file, pid)
     facts = read(master.board)
     if as_json:
         import json

@@ -212,7 +212,7 @@ def test_without_a_pid_file_it_says_how_to_mend_that(daemon: Daemons) -> None:
     done = server.cli("stop")
     assert done.returncode == 1
     assert "pid_file: run/prefork.pid" in done.stderr
-    assert server.get("/").status == 200
+    assert prefork(server, "stop", "--pid", str(server.pid)).returncode == 0
 
 
 def test_start_in_the_background(daemon: Daemons) -> None:

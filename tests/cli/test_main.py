@@ -12,7 +12,6 @@ import pytest
 
 from prefork.cli.control import SignedCommand, scale, signed_steps
 from prefork.cli.main import ERRANDS, cli
-from prefork.unix.pidfile import PidFile
 
 PREFORK = Path(sysconfig.get_path("scripts")) / "prefork"
 
@@ -194,14 +193,11 @@ def test_no_server_is_exit_code_three(tmp_path: Path, command: str) -> None:
     assert run(*argv, "--pid-file", str(stale)).returncode == 3
 
 
-def test_a_stranger_is_never_signalled(tmp_path: Path) -> None:
-    """A living process holds the pid file, but it is no prefork: its missing scoreboard tells."""
-    path = tmp_path / "stranger.pid"
-    held = PidFile(str(path))
-    held.create()
-    try:
-        done = run("stop", "--pid-file", str(path))
-    finally:
-        held.unlink()
+def test_a_stranger_is_never_signalled() -> None:
+    """A pid that runs but is no prefork: its missing scoreboard tells."""
+    done = run("stop", "--pid", str(os.getpid()))
     assert done.returncode == 1
     assert "scoreboard" in done.stderr
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait(30)
+    assert run("stop", "--pid", str(gone.pid)).returncode == 3
