@@ -119,6 +119,14 @@ class Server:
         return self.directory / "run/prefork.pid"
 
     @property
+    def written_pid(self) -> int:
+        """What the pid file says; 0 while there is none."""
+        try:
+            return int(self.pid_path.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    @property
     def log(self) -> str:
         """The whole error log."""
         return self._read("error.log")
@@ -178,7 +186,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The master's. After an upgrade, or for a daemon, it is what the test sets it to."""
+        """The master's. For a daemon, or after an upgrade, a test sets it to the one it means."""
         return self._pid
 
     @pid.setter
@@ -246,8 +254,9 @@ class Server:
     def _wait(self, condition: Callable[[], object], what: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
-            ended = self.process is not None and self.process.poll() is not None
-            if ended and not condition() and "daemon" not in self.config:
+            process = self.process
+            ours = process is not None and process.pid == self._pid
+            if ours and process.poll() is not None and not condition():
                 pytest.fail(f"the server ended before {what!r} came\n{self.account()}")
             if time.monotonic() > deadline:
                 pytest.fail(f"{what!r} did not come within {timeout:g} s\n{self.account()}")
@@ -274,6 +283,8 @@ class Server:
                 except subprocess.TimeoutExpired:
                     pytest.fail(f"it does not stop\n{self.account()}")
                 assert code == self.exit_code, self.account()
+                if self._pid != self.process.pid and self._pid in living_in(self.directory):
+                    self.send(signal.SIGQUIT)
                 self._assert_nothing_left()
         finally:
             for pid in living_in(self.directory):

@@ -536,6 +536,8 @@ class Master:
 
     def exit(self) -> int:
         """nginx: `ngx_master_process_exit`."""
+        if not self._stopping:
+            self.stopping(signal.SIGTERM if self.flags.terminate else signal.SIGQUIT)
         self.timers.clear()
         others = self.upgrade.new_binary is not None or self.predecessor.alive
         if self.predecessor.alive:

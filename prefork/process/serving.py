@@ -54,20 +54,22 @@ class Serving:
         for acceptor in self._acceptors:
             acceptor.start()
 
-    def drain(self, on_empty: Callable[[], None]) -> None:
-        """Accept no more, finish what runs, then call `on_empty`, perhaps at once.
-
-        The listening sockets stay open in the master, so nothing in their queues is reset.
-        """
+    def stop_accepting(self) -> None:
+        """The listening sockets stay open in the master: nothing in their queues is reset."""
         for acceptor in self._acceptors:
             acceptor.stop()
+        # Not a second time: by then the same descriptor may be watched for another.
+        self._acceptors.clear()
+
+    def drain(self, on_empty: Callable[[], None]) -> None:
+        """Accept no more, finish what runs, then call `on_empty`, perhaps at once."""
+        self.stop_accepting()
         self.server.on_empty = on_empty
         self.server.begin_graceful_exit()
 
     def stop(self) -> None:
         """Accept no more and cut every connection."""
-        for acceptor in self._acceptors:
-            acceptor.stop()
+        self.stop_accepting()
         self.server.abort()
 
     def close(self) -> None:

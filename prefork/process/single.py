@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from prefork.errors import EXIT_OK, OperatorError
+from prefork.event.reactor import NOMORE
 from prefork.net.inherit import Inherited
 from prefork.process import stop
 from prefork.process.commands import Commands
@@ -206,13 +207,15 @@ class Single:
         self.cycle = new
         before = self.worker.adopt(new)
 
-        def finished() -> None:
+        def close() -> float:
             before.close()
             for listener in old.without(new):
                 listener.close(unlink=True)
             old.close_logs()
+            return NOMORE
 
-        before.drain(finished)
+        # Not in a hook of the reactor, from whose list of hooks this takes some away.
+        before.drain(lambda: self._later(close))
         self.board.slot(0).generation = new.generation
         self._tell_header()
         text = f"generation {old.generation} -> {new.generation}, the application stays imported"
@@ -222,6 +225,9 @@ class Single:
         new.error_log.notice(f"reconfigured: {text}")
         self.commands.finish(ticket, ok=True, text=text)
         self.notifier.ready(status="single process")
+
+    def _later(self, proc: Callable[[], float]) -> None:
+        self.worker.reactor.create_time_event(0.0, proc)
 
     def _tell_header(self) -> None:
         header = self.board.header

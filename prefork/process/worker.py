@@ -171,6 +171,8 @@ class Worker:
         before = self.serving
         self.cycle = cycle
         self.serving = self.serve(cycle, shared=False)
+        # In this order: a socket that both have is watched under one number.
+        before.stop_accepting()
         self.serving.start()
         self._log_records()
         return before

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from tests.conftest import Daemons, Load, Server
 
 
-def test_a_reload_brings_new_code_and_loses_nothing(
-    daemon: "Daemons", load: "type[Load]"
-) -> None:
+def test_a_reload_brings_new_code_and_loses_nothing(daemon: "Daemons", load: "type[Load]") -> None:
     server = daemon(workers=2)
     before = set(server.pids())
     with load(server) as client:
@@ -153,7 +151,9 @@ def test_listeners_are_adopted_bound_and_closed(daemon: "Daemons", load: "type[L
     second = free_port()
     unix = server.directory / "app.sock"
     with load(server) as client:
-        server.write_config(listen=[f"127.0.0.1:{server.port}", f"127.0.0.1:{second}", f"unix:{unix}"])
+        server.write_config(
+            listen=[f"127.0.0.1:{server.port}", f"127.0.0.1:{second}", f"unix:{unix}"]
+        )
         server.send(signal.SIGHUP)
         server.wait_for("generation 1 -> 2")
         assert server.get(port=second).status == 200

@@ -16,7 +16,7 @@ def upgrade(server: "Server") -> int:
     since = len(server.log)
     server.send(signal.SIGUSR2)
     server.wait_for(r"the new master \d+ is ready", since=since)
-    new = int(server.pid_path.read_text())
+    new = server.written_pid
     assert new != old
     assert int(oldbin(server).read_text()) == old
     return new
@@ -29,9 +29,7 @@ def oldbin(server: "Server") -> Path:
 def workers(server: "Server", master: int) -> list[int]:
     """The children of a master that are not a master themselves."""
     return [
-        pid
-        for pid in server.pids(master)
-        if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        pid for pid in server.pids(master) if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
 
 
@@ -59,7 +57,7 @@ def test_upgrade_drain_and_farewell(daemon: "Daemons", load: "type[Load]") -> No
     assert not client.failures
     assert client.answers[-1].endswith("new")
     assert not oldbin(server).exists()
-    assert int(server.pid_path.read_text()) == new
+    assert server.written_pid == new
     server.pid = new
     server.send(signal.SIGQUIT)
     server.wait_for(lambda: gone(new))
@@ -78,7 +76,7 @@ def test_rollback(daemon: "Daemons", load: "type[Load]") -> None:
         server.wait_for("has started its workers again")
         server.send(signal.SIGQUIT, new)
         server.wait_for(lambda: gone(new))
-        server.wait_for(lambda: int(server.pid_path.read_text()) == old)
+        server.wait_for(lambda: server.written_pid == old)
         client.wait_more(20)
     assert not client.failures
     assert not oldbin(server).exists()
@@ -94,14 +92,14 @@ def test_the_new_master_dies_after_winch(daemon: "Daemons") -> None:
     server.expect("exited on signal 9")
     server.send(signal.SIGKILL, new)
     server.wait_for(lambda: len(workers(server, old)) == 2)
-    server.wait_for(lambda: int(server.pid_path.read_text()) == old)
+    server.wait_for(lambda: server.written_pid == old)
     assert not oldbin(server).exists()
     assert server.get().status == 200
     # And an upgrade is possible again.
     new = upgrade(server)
     server.send(signal.SIGQUIT, new)
     server.wait_for(lambda: gone(new))
-    server.wait_for(lambda: int(server.pid_path.read_text()) == old)
+    server.wait_for(lambda: server.written_pid == old)
 
 
 def test_a_new_program_that_cannot_start(daemon: "Daemons", load: "type[Load]") -> None:
@@ -115,7 +113,7 @@ def test_a_new_program_that_cannot_start(daemon: "Daemons", load: "type[Load]") 
         server.wait_for(lambda: server.pid_path.exists())
         client.wait_more(20)
     assert not client.failures
-    assert int(server.pid_path.read_text()) == old
+    assert server.written_pid == old
     assert server.pids() == before
 
 
