@@ -154,9 +154,10 @@ def _first_answer(
             break
         except (OSError, http.client.HTTPException) as problem:
             if process.poll() is not None or time.monotonic() - started > BOOT_SECONDS:
-                tail = log.read_text(errors="replace").strip().splitlines()[-4:]
+                said = log.read_text(errors="replace").split("\n")
+                last = next((line.strip() for line in reversed(said) if line.strip()), "")
                 why = f"exit code {process.returncode}" if process.returncode else repr(problem)
-                raise ServeError(f"{name} does not serve: {why}: {' | '.join(tail)}") from None
+                raise ServeError(f"{name} does not serve: {why}: {last[:200]}") from None
             time.sleep(0.001)
     if status != 200 or body != HELLO or not kind.startswith("text/plain"):
         raise ServeError(f"{name} answers {status} {kind} {body[:80]!r}")

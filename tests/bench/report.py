@@ -43,12 +43,14 @@ class Target:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Left-aligned first column, right-aligned others."""
+    """Left-aligned first column, right-aligned others; a row of two cells is a remark."""
     lines = [list(head), *([*row] for row in rows)]
-    widths = [max(len(line[n]) if n < len(line) else 0 for line in lines) for n in range(len(head))]
+    full = [line for line in lines if len(line) == len(head)]
+    widths = [max(len(line[n]) for line in full) for n in range(len(head))]
+    widths[0] = max(len(line[0]) for line in lines)
     out = []
     for line in lines:
-        if len(line) < len(head):  # a row of one remark
+        if len(line) < len(head):
             out.append(f"{line[0]:<{widths[0]}}  {line[1]}")
             continue
         cells = [f"{line[0]:<{widths[0]}}"]

@@ -3,6 +3,7 @@
     python tests/bench/run.py                          throughput: the table, the targets
     python tests/bench/run.py --json a.json --svg a.svg
     python tests/bench/run.py --only prefork,nginx --rounds 3 --duration 2
+    python tests/bench/run.py latency                  percentiles at a fixed rate, open loop
     python tests/bench/run.py memory                   master, workers, idle connections
     python tests/bench/run.py startup                  exec to the first answer, --help
     python tests/bench/run.py idle                     how often a sleeping master wakes
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import idle
+import latency
 import memory
 import startup
 from load import SCENARIOS, Scenario, wrk
@@ -36,7 +38,7 @@ from processes import ServeError, allow_many_files
 from report import Target, summarise, target_table, throughput_table, throughput_targets
 from servers import OURS, PEERS, SERVERS, NotInstalledError, Server, needs
 
-WHAT = ("throughput", "memory", "startup", "idle", "all")
+WHAT = ("throughput", "latency", "memory", "startup", "idle", "all")
 WARM_UP = 1  # seconds: wrk takes whole ones
 VARIANTS = tuple(name for name in OURS if name != "prefork")  # measured at 64 connections only
 
@@ -205,6 +207,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("what", nargs="?", choices=WHAT, default="throughput")
     parser.add_argument("--rounds", type=int, default=5, help="how often (5)")
     parser.add_argument("--duration", type=int, default=3, help="seconds of one measurement (3)")
+    parser.add_argument("--rate", type=int, default=5000, help="requests a second, latency (5000)")
     parser.add_argument(
         "--only",
         type=names([*OURS, *PEERS]),
@@ -225,8 +228,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--svg", metavar="FILE", help="draw the throughput")
     parser.add_argument("--cache", metavar="DIRECTORY", help="where peers are installed")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.duration < 1:
-        parser.error("--rounds and --duration are at least 1")
+    if min(options.rounds, options.duration, options.rate) < 1:
+        parser.error("--rounds, --duration and --rate are at least 1")
     options.cache = cache_directory(options.cache)
     options.cores = cores()
     options.servers = options.only or [*OURS, *(PEERS if options.peers is None else options.peers)]
@@ -244,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     targets: list[Target] = []
     for what, measure_it in (
+        ("latency", latency.measure),
         ("memory", memory.measure),
         ("startup", startup.measure),
         ("idle", idle.measure),
@@ -260,7 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
     if options.svg and "throughput" in report:
         Path(options.svg).write_text(draw(report, options))
-    return 0
+    # A peer may be missing; a prefork that does not serve is a failure.
+    return int(any(name in OURS for name in report.get("throughput", {}).get("absent", ())))
 
 
 if __name__ == "__main__":

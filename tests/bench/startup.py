@@ -44,7 +44,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Target]]:
     answers = first_answers(options)
     rows: list[tuple[str, ...]] = []
     for name, times in answers.items():
-        label = SERVERS[name].label.partition(",")[0]
+        label = "prefork" if name == "prefork" else SERVERS[name].label
         label += ", 2 workers" if SERVERS[name].workers else ", 1 process"
         if isinstance(times, str):
             rows.append((label, times))
