@@ -27,16 +27,24 @@ class ChunkedDecoder:
     """Feed it bytes as they come; it calls `on_data` and, once, `on_end`.
 
     `feed` returns what came after the end of the body: the next request. It raises PeerError 400
-    for broken framing and 431 for trailers beyond `trailer_limit` bytes.
+    for broken framing, 413 for more than `limit` bytes of data, as soon as a size says so, and 431
+    for trailers beyond `trailer_limit` bytes.
+
+    A state takes the bytes and an offset and returns the offset behind what it has used, or -1
+    when it needs more. Nothing is cut off the front: with chunks of one byte that would copy the
+    64 KiB of a read ten thousand times.
     """
 
     __slots__ = (
         "_buffer",
         "_extensions",
+        "_finished",
         "_left",
+        "_limit",
         "_on_data",
         "_on_end",
         "_state",
+        "_total",
         "_trailer_limit",
     )
 
@@ -45,100 +53,98 @@ class ChunkedDecoder:
         on_data: Callable[[bytes], None],
         on_end: Callable[[Headers], None],
         *,
+        limit: int,
         trailer_limit: int,
     ) -> None:
         self._on_data = on_data
         self._on_end = on_end
+        self._limit = limit
         self._trailer_limit = trailer_limit
         self._buffer = b""
         self._left = 0
+        self._total = 0
         self._extensions = 0
-        self._state: Callable[[bytes], bytes | None] = self._size_line
+        self._finished = False
+        self._state: Callable[[bytes, int], int] = self._size_line
 
     def feed(self, data: bytes) -> bytes:
         """Decode `data`; returns the bytes that are not the body's, b"" while it goes on."""
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        while True:
-            rest = self._state(data)
-            if rest is None:
+        at = 0
+        while not self._finished:
+            at = self._state(data, at)
+            if at < 0:
                 return b""
-            if self._state == self._done:
-                return rest
-            data = rest
+        return data[at:]
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, data: bytes) -> int:
         self._buffer = data
+        return -1
 
-    def _size_line(self, data: bytes) -> bytes | None:
-        end = data.find(b"\n")
+    def _size_line(self, data: bytes, at: int) -> int:
+        end = data.find(b"\n", at, at + MAX_LINE + 1)
         if end < 0:
-            if len(data) > MAX_LINE:
+            if len(data) - at > MAX_LINE:
                 raise PeerError(400, "a chunk line is too long")
-            self._keep(data)
-            return None
-        if end > MAX_LINE:
-            raise PeerError(400, "a chunk line is too long")
-        match = _SIZE.fullmatch(data, 0, end - 1) if data[end - 1 : end] == b"\r" else None
+            return self._keep(data[at:])
+        # An end before the start, of a line that is a bare LF, matches nothing.
+        match = _SIZE.fullmatch(data, at, end - 1) if data[end - 1 : end] == b"\r" else None
         if match is None:
             raise PeerError(400, "invalid chunk size")
         self._extensions += end - 1 - match.end(1)
         if self._extensions > MAX_EXTENSIONS:
             raise PeerError(400, "too many chunk extensions")
         self._left = int(match[1], 16)
+        self._total += self._left
+        if self._total > self._limit:
+            raise PeerError(413, f"the body is larger than {self._limit} bytes")
         self._state = self._data if self._left else self._trailers
-        return data[end + 1 :]
+        return end + 1
 
-    def _data(self, data: bytes) -> bytes | None:
-        if not data:
-            return None
-        if len(data) <= self._left:
-            self._left -= len(data)
-            self._on_data(data)
-            if not self._left:
-                self._state = self._data_end
-            return None
-        piece = data[: self._left]
-        rest = data[self._left :]
-        self._left = 0
-        self._on_data(piece)
-        self._state = self._data_end
-        return rest
+    def _data(self, data: bytes, at: int) -> int:
+        end = min(at + self._left, len(data))
+        if end == at:
+            return -1
+        self._left -= end - at
+        if not self._left:
+            self._state = self._data_end
+        self._on_data(data[at:end])
+        return end
 
-    def _data_end(self, data: bytes) -> bytes | None:
-        if not b"\r\n".startswith(data[:2]):
+    def _data_end(self, data: bytes, at: int) -> int:
+        end = data[at : at + 2]
+        if end == b"\r\n":
+            self._state = self._size_line
+            return at + 2
+        if end not in (b"", b"\r"):
             raise PeerError(400, "a chunk does not end where its size says")
-        if len(data) < 2:
-            self._keep(data)
-            return None
-        self._state = self._size_line
-        return data[2:]
+        return self._keep(end)
 
-    def _trailers(self, data: bytes) -> bytes | None:
-        if data[:2] == b"\r\n":
-            self._state = self._done
-            self._on_end(Headers([]))
-            return data[2:]
-        end = data.find(b"\r\n\r\n")
-        if (len(data) if end < 0 else end) > self._trailer_limit:
+    def _trailers(self, data: bytes, at: int) -> int:
+        if data[at : at + 2] == b"\r\n":
+            self._finish(Headers([]))
+            return at + 2
+        end = data.find(b"\r\n\r\n", at)
+        if (len(data) if end < 0 else end) - at > self._trailer_limit:
             raise PeerError(431, "the trailer section is too large")
         if end < 0:
-            self._check_partial(data)
-            self._keep(data)
-            return None
-        block = data[:end]
+            return self._keep_partial(data[at:])
+        block = data[at:end]
         for line in block.split(b"\r\n"):
             if not _TRAILER.fullmatch(line):
                 raise PeerError(400, "invalid trailer field")
-        self._state = self._done
-        self._on_end(Headers(split_fields(block)))
-        return data[end + 4 :]
+        self._finish(Headers(split_fields(block)))
+        return end + 4
 
-    def _check_partial(self, data: bytes) -> None:
-        # Without this a trailer section with bare LFs would wait for its end until the deadline.
-        if data.replace(b"\r\n", b"").find(b"\n") >= 0:
+    def _keep_partial(self, data: bytes) -> int:
+        # Without this a section with a bare CR or LF would wait for its end until the deadline.
+        rest = data.replace(b"\r\n", b"").removesuffix(b"\r")
+        if b"\n" in rest or b"\r" in rest:
             raise PeerError(400, "invalid trailer field")
+        return self._keep(data)
 
-    def _done(self, data: bytes) -> bytes | None:
-        return data
+    def _finish(self, trailers: Headers) -> None:
+        self._finished = True
+        self._on_end(trailers)

@@ -31,9 +31,10 @@ _HOST: Final = re.compile(
     rb"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?"
 )
 _ABSOLUTE: Final = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@\\]*)(?:[/?][^#]*)?")
-_BODY_EXPECTED: Final = frozenset({"POST", "PUT", "PATCH"})
+BODY_EXPECTED: Final = frozenset({"POST", "PUT", "PATCH"})
 
 _KNOWN_HOSTS_LIMIT: Final = 1024
+_KNOWN_HOST_SIZE: Final = 256  # no name in the DNS is longer, and a head can hold 32 KiB
 
 
 class HostCheck:
@@ -53,9 +54,11 @@ class HostCheck:
         host = value.strip(b" \t")
         if not _HOST.fullmatch(host):
             raise PeerError(400, "invalid Host header")
-        if len(self.known) >= _KNOWN_HOSTS_LIMIT:
-            self.known.clear()
-        text = self.known[value] = host.decode("ascii")
+        text = host.decode("ascii")
+        if len(value) <= _KNOWN_HOST_SIZE:
+            if len(self.known) >= _KNOWN_HOSTS_LIMIT:
+                self.known.clear()
+            self.known[value] = text
         return text
 
 
@@ -137,7 +140,7 @@ def framing(
             raise PeerError(413, f"the body is larger than {limits.body} bytes")
     else:
         # RFC 1945 section 8.3: an HTTP/1.0 POST needs a valid Content-Length.
-        if http_1_0 and method in _BODY_EXPECTED:
+        if http_1_0 and method in BODY_EXPECTED:
             raise PeerError(411, "a Content-Length is required")
         length = 0
     expects = values_of(head, lower, b"expect")

@@ -27,6 +27,7 @@ from prefork.http.body import Body
 from prefork.http.h1.chunked import ChunkedDecoder
 from prefork.http.h1.exchange import H1Exchange
 from prefork.http.h1.head import (
+    BODY_EXPECTED,
     METHODS,
     absolute_host,
     connection_tokens,
@@ -213,7 +214,7 @@ class H1Protocol:
         """Keep the beginning of a head, unless it can be refused already."""
         limits = self.server.limits
         try:
-            if data == b"\r\n":
+            if data == b"\r\n" or data == b"\r\n\r":
                 # Old clients send one behind a POST's body (RFC 9112 section 2.2). It begins no
                 # request, but a second one must find it here.
                 self._buffer = data
@@ -229,9 +230,9 @@ class H1Protocol:
                 if data and not 0x21 <= data[0] <= 0x7E and data != b"\r":
                     raise PeerError(400, "this is not HTTP")
             else:
-                if len(data) - line_end > limits.head + 2:
-                    raise PeerError(431, "the header section is too large")
                 line = data[:line_end].removesuffix(b"\r")
+                if len(data) > limits.head:
+                    raise self._too_large(line)
                 if len(line) > limits.request_line:
                     raise PeerError(414, "the request line is too long")
                 bare = data.count(b"\n") != data.count(b"\r\n")
@@ -262,7 +263,7 @@ class H1Protocol:
         size = len(head)
         if size > server.small_head and (
             line_end > limits.request_line
-            or size - line_end - 4 > limits.head
+            or size > limits.head
             or head.count(b"\n") - 2 > limits.header_count
         ):
             raise self._too_large(line)
@@ -274,10 +275,13 @@ class H1Protocol:
             # An upgrade is an offer which the server declines by just answering (RFC 9110
             # section 7.8), so this request is one like any other.
             parser.complete = False
-            parser.reset()
         except HttpParserError as error:
             parser.reset()
             raise self._why(line, head, error) from None
+        if not parser.complete:
+            # It waits for a body now, which is read here. At once, whatever becomes of this
+            # request: the next head that the parser sees is another client's.
+            parser.reset()
         try:
             raw_method, target, version = line.split(b" ")
             method = METHODS[raw_method]
@@ -310,10 +314,9 @@ class H1Protocol:
         )
         if http_1_0:
             exchange.version = "1.0"
-        if parser.complete:
+        if parser.complete and not (http_1_0 and method in BODY_EXPECTED):
             self.state = RUN
         else:
-            parser.reset()  # it now waits for a body, which is read here
             self._with_body(exchange, http_1_0)
         self.exchange = exchange
         task = server.spawn(server.handler(exchange))
@@ -382,7 +385,10 @@ class H1Protocol:
         self.state = BODY
         if length is None:
             self._chunked = ChunkedDecoder(
-                body.feed, self._chunked_end, trailer_limit=server.limits.head
+                body.feed,
+                self._chunked_end,
+                limit=server.limits.body,
+                trailer_limit=server.limits.head,
             )
         else:
             self._left = length
