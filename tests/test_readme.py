@@ -1,9 +1,10 @@
 """Every command of the README is run, in a copy of the project, in the order of the page.
 
 A fenced block says in its info string what becomes of it: `file=NAME` is written to that file,
-`test=serve` runs in the background until the next one, `test=run` must succeed, `test=suite` is
-what CI runs, `test=container` is a Dockerfile whose command is run, `test=systemd` is run on a
-machine of its own by tests/systemd. Port 8000 is replaced by a free one wherever it appears.
+`test=run` must succeed, `test=serve` runs in a terminal of its own until the next of its kind or
+a `test=daemon`, `test=suite` is what CI runs, `test=container` is a Dockerfile whose command is
+run, `test=systemd` is run on a machine of its own by tests/systemd. Port 8000 is replaced by a
+free one wherever it appears.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ BLOCKS = [Block(m[1], m[2].strip(), m[3]) for m in FENCE.finditer(README)]
 
 
 def test_every_block_of_commands_says_how_it_is_tested() -> None:
-    roles = {"test=serve", "test=run", "test=suite", "test=systemd", "test=container"}
+    roles = {f"test={role}" for role in ("run", "serve", "daemon", "suite", "systemd", "container")}
     for block in BLOCKS:
         if block.language in ("sh", "bash", "console", "python", "dockerfile"):
             assert block.role in roles or block.role.startswith("file="), block
@@ -53,6 +54,7 @@ class Reader:
     def __init__(self, clone: Path, port: int) -> None:
         self.clone = clone
         self.port = port
+        self.log = clone / "server.log"
         self.environ = {
             **os.environ,
             "PATH": f"{clone}/.venv/bin:{os.environ['PATH']}",
@@ -66,6 +68,9 @@ class Reader:
         elif block.role == "test=serve":
             self.stop()
             self.serve(["bash", "-ec", self.ported(block.text)])
+        elif block.role == "test=daemon":
+            self.stop()
+            self.run(block.text)
         elif block.role == "test=run":
             self.run(block.text)
         elif block.role == "test=container":
@@ -98,21 +103,20 @@ class Reader:
         assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
 
     def serve(self, argv: list[str]) -> None:
-        log = (self.clone / "server.log").open("w+")
-        self.server = server = subprocess.Popen(
-            argv,
-            cwd=self.clone,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # no terminal, and one group to signal as Ctrl-C does
-        )
+        with self.log.open("wb") as log:
+            self.server = server = subprocess.Popen(
+                argv,
+                cwd=self.clone,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # no terminal, and one group to signal as Ctrl-C does
+            )
         deadline = time.monotonic() + 100
         while not self.answers():
-            log.seek(0)
-            assert server.poll() is None, log.read()
-            assert time.monotonic() < deadline, log.read()
+            assert server.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
 
     def answers(self) -> bool:
@@ -130,7 +134,7 @@ class Reader:
         if self.server is None:
             return
         os.killpg(self.server.pid, number)
-        assert self.server.wait(60) == 0, (self.clone / "server.log").read_text()
+        assert self.server.wait(60) == 0, self.log.read_text()
         self.server = None
 
     def contain(self, dockerfile: str) -> None:
