@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from prefork.errors import OperatorError
-from prefork.http.accesslog import COMBINED, MEMO_REST, VARIABLES, AccessLog, check_format
+from prefork.http.accesslog import MEMO_REST, AccessLog, check_format
+from prefork.http.logformat import COMBINED, VARIABLES
 from prefork.log import LogFile
 
 STAMP = r"\d\d/[A-Z][a-z][a-z]/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}"
@@ -140,6 +141,7 @@ class TestEscaping:
             (b"a\tb\x01", "a\tb\x01"),
             ("é漢".encode(), "é漢"),
             (b"\xff\x80", "\xff\x80"),
+            (b"\\x41\xff", "\\x41\xff"),
             (b"\n{}", "\n{}"),
         ],
     )
@@ -311,5 +313,5 @@ class TestMemo:
         log = AccessLog(file, COMBINED)
         for _ in range(3):
             log.record(with_fields(b"X: " + b"y" * 5000))
-        assert not log._memo
+        assert not log.memo
         log.close()
