@@ -1,0 +1,113 @@
+"""`Application`: layers, hooks, and the handler that HTTP is given.
+
+app = Application()
+
+@app.use
+async def hello(ctx, next):
+    ctx.body = "Hello"
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from prefork.onion.compose import Middleware, check_middleware, link
+from prefork.onion.context import Context, Service
+from prefork.onion.respond import close_held, respond, respond_to_error
+
+if TYPE_CHECKING:
+    from prefork.event.executor import Executor
+    from prefork.http.exchange import Exchange, Handler
+    from prefork.log import ErrorLog
+
+M = TypeVar("M", bound=Middleware)
+Hook = Callable[[], Any]  # what it returns is awaited when it can be
+ErrorListener = Callable[[Exception, Context], Any]
+H = TypeVar("H", bound=Hook)
+L = TypeVar("L", bound=ErrorListener)
+
+
+class Application:
+    """An onion of middleware. Give it to prefork as `module:app`.
+
+    `proxy`: believe X-Forwarded-Proto, -Host and -For. Only right behind a proxy that sets them.
+    """
+
+    def __init__(self, *, proxy: bool = False) -> None:
+        self.proxy = proxy
+        self.layers: list[Middleware] = []
+        self.error_listeners: list[ErrorListener] = []
+        self._startup: list[Hook] = []
+        self._shutdown: list[Hook] = []
+
+    def use(self, middleware: M) -> M:
+        """Add the next inner layer; also as a decorator. See `prefork.onion.compose` for its forms.
+
+        Raises TypeError for what cannot be one.
+        """
+        check_middleware(middleware)
+        self.layers.append(middleware)
+        return middleware
+
+    def on_error(self, listener: L) -> L:
+        """Call `listener(error, ctx)`, plain or async, for each error that leaves the onion.
+
+        The listeners take the place of the error log's entry. The answer is made afterwards.
+        """
+        self.error_listeners.append(listener)
+        return listener
+
+    def on_startup(self, hook: H) -> H:
+        """Call `hook()`, plain or async, in each worker before it accepts; in order."""
+        self._startup.append(hook)
+        return hook
+
+    def on_shutdown(self, hook: H) -> H:
+        """Call `hook()`, plain or async, in each worker after its last request; last one first."""
+        self._shutdown.append(hook)
+        return hook
+
+    async def startup(self) -> None:
+        """Run the start-up hooks; the first that raises ends it."""
+        for hook in self._startup:
+            await _call(hook)
+
+    async def shutdown(self) -> None:
+        """Run all shut-down hooks, then raise what the first broken one raised."""
+        first: Exception | None = None
+        for hook in reversed(self._shutdown):
+            try:
+                await _call(hook)
+            except Exception as error:
+                if first is None:
+                    first = error
+                else:
+                    first.add_note(f"then {hook!r} raised {error!r}")
+        if first is not None:
+            raise first
+
+    def callback(self, *, executor: "Executor", error_log: "ErrorLog") -> "Handler":
+        """The handler for an HTTP server, made of the layers there are now."""
+        service = Service(self, executor, error_log)
+        enter = link(self.layers)
+
+        async def handle(exchange: "Exchange") -> None:
+            ctx = Context(exchange, service)
+            try:
+                await enter(ctx)
+                streaming = respond(ctx)
+                if streaming is not None:
+                    await streaming
+            except Exception as error:
+                await respond_to_error(ctx, error)
+            finally:
+                if ctx._held is not None:
+                    await close_held(ctx)
+
+        return handle
+
+
+async def _call(hook: Hook) -> None:
+    result: Awaitable[None] | None = hook()
+    if inspect.isawaitable(result):
+        await result
