@@ -10,7 +10,7 @@ import grp
 import os
 import pwd
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prefork.errors import OperatorError
@@ -44,6 +44,8 @@ def drop_privileges(user: str | None, group: str | None, *, dumpable: bool = Fal
         return False
     uid, gid = resolve(user, group)
     name = _name_of(uid)
+    # Found before the drop: afterwards Python's own files may be out of reach.
+    allow_cores = _dumpable_setter() if dumpable else None
     call = ""
     try:
         call = f"setgid({gid})"
@@ -59,21 +61,22 @@ def drop_privileges(user: str | None, group: str | None, *, dumpable: bool = Fal
     except (OSError, OverflowError) as exc:
         reason = errno_text(exc) if isinstance(exc, OSError) else f"({exc})"
         raise OperatorError(f"{call} failed {reason}") from exc
-    if dumpable:
-        keep_dumpable()
+    if allow_cores is not None:
+        allow_cores()
     return True
 
 
-def keep_dumpable() -> bool:
-    """Allow core dumps again after setuid (Linux; elsewhere False and nothing happens)."""
+def _dumpable_setter() -> Callable[[], object] | None:
+    """prctl(PR_SET_DUMPABLE, 1), or None where there is no such thing (only Linux has it)."""
     if sys.platform != "linux":
-        return False
+        return None
     try:
         import ctypes
 
-        return bool(ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0) == 0)
+        prctl = ctypes.CDLL(None).prctl
     except (ImportError, OSError, AttributeError):
-        return False
+        return None
+    return lambda: prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def _user(user: str) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import MutableMapping
 from typing import Final
@@ -85,7 +86,9 @@ class Notifier:
             return False
         ours, theirs = os.pipe()
         try:
-            socket.send_fds(self._sock, [b"BARRIER=1"], [theirs], 0, self._address)
+            # Not socket.send_fds: Python 3.11's drops the address.
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", theirs))
+            self._sock.sendmsg([b"BARRIER=1"], [rights], 0, self._address)
             os.close(theirs)
             theirs = -1
             poll = select.poll()
