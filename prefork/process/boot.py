@@ -1,8 +1,8 @@
 """A batch of workers that boot together, and what follows.
 
 The first start, a reload and a step up in scale all wait for the same thing: that their workers
-say READY, or die before they do. They differ in what a death means. A reload is over at the first;
-the first start only when every worker has died, for one that serves is better than none.
+say READY, or die before all of them do. They differ in what a death means. A reload is over at the
+first; the first start only when every worker has died, for one that serves is better than none.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,35 +21,42 @@ class Boot:
         on_failed: Callable[[ProcessSlot, str], None],
         tolerant: bool = False,
     ) -> None:
-        self.waiting = set(rows)
-        self.tolerant = tolerant
+        self._waiting = set(rows)
+        self._ready: set[ProcessSlot] = set()
         self._on_ready = on_ready
         self._on_failed = on_failed
-        self._any_ready = False
+        self._tolerant = tolerant
         self.decided = False
 
     def ready(self, row: ProcessSlot) -> None:
         """A worker has said READY."""
-        if row in self.waiting and not self.decided:
-            self.waiting.discard(row)
-            self._any_ready = True
-            if not self.waiting:
-                self.decided = True
-                self._on_ready()
+        if row in self._waiting:
+            self._waiting.discard(row)
+            self._ready.add(row)
+            self._look(row, "")
 
-    def failed(self, row: ProcessSlot, reason: str) -> None:
-        """A worker has died before it was ready."""
-        if row not in self.waiting or self.decided:
-            return
-        self.waiting.discard(row)
-        if not self.tolerant or (not self.waiting and not self._any_ready):
-            self.decided = True
-            self._on_failed(row, reason)
-        elif not self.waiting:
-            self.decided = True
-            self._on_ready()
+    def died(self, row: ProcessSlot, reason: str) -> None:
+        """A worker has died, before it was ready or after."""
+        if row in self._waiting or row in self._ready:
+            self._waiting.discard(row)
+            self._ready.discard(row)
+            if not self._tolerant:
+                self._decide(lambda: self._on_failed(row, reason))
+            self._look(row, reason)
 
     def abandon(self) -> None:
         """Nobody waits any longer."""
         self.decided = True
-        self.waiting.clear()
+
+    def _look(self, row: ProcessSlot, reason: str) -> None:
+        if self._waiting:
+            return
+        if self._ready:
+            self._decide(self._on_ready)
+        else:
+            self._decide(lambda: self._on_failed(row, reason))
+
+    def _decide(self, tell: Callable[[], None]) -> None:
+        if not self.decided:
+            self.decided = True
+            tell()

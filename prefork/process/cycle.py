@@ -37,6 +37,7 @@ class Cycle:
     error_file: LogFile
     access_file: LogFile | None
     owner: tuple[int, int] | None  # (uid, gid) that log files get when root reopens them
+    warnings: tuple[str, ...] = ()  # of a configuration that was read here
 
     @property
     def name(self) -> str:
@@ -82,8 +83,11 @@ def init_cycle(
     `conf` is the configuration where it has been read already (the first cycle). Addresses equal
     to those of `old` are adopted with their sockets and everything that waits in their queues.
     """
+    warnings: tuple[str, ...] = ()
     if conf is None:
-        conf = source.load()
+        loaded = source.read()
+        conf = loaded.conf
+        warnings = tuple(str(problem) for problem in loaded.warnings)
     if conf.app is None:
         raise NoApplicationError(
             'no application to serve: name one (prefork start module:attribute) or set "app"'
@@ -120,4 +124,5 @@ def init_cycle(
         error_file=error_file,
         access_file=access_file,
         owner=(uid, gid) if conf.user is not None else None,
+        warnings=warnings,
     )

@@ -105,7 +105,7 @@ def master_process_cycle(master: "Master") -> int:
             master.reap_children()
 
         if not delay:
-            stop.decide(flags, master.cycle.conf.on_term, master.cycle.error_log, master.workload())
+            stop.decide(flags, master.cycle.conf.on_term, master.cycle.error_log, master.workload)
 
         if not master.table.live and (flags.terminate or flags.quit):
             return master.exit()
@@ -206,6 +206,7 @@ class Master:
         self._served = False
         self._stopping = False
         self._exit_code = EXIT_OK
+        self._pid = os.getpid()
 
     # Starting
 
@@ -233,9 +234,8 @@ class Master:
         except SpawnError as error:
             self._give_up(str(error))
             return
-        self.await_boot(
-            Boot(rows, on_ready=self._serving, on_failed=self._stillborn, tolerant=True)
-        )
+        boot = Boot(rows, on_ready=self.serving, on_failed=self._stillborn, tolerant=True)
+        self.await_boot(boot)
         if self.notifier.watchdog_interval is not None:
             self._pet_watchdog()
 
@@ -256,7 +256,7 @@ class Master:
         from prefork.process.worker import worker_process_cycle
 
         self._let_go(cycle)
-        worker_process_cycle(cycle, row, channel, self.board.slot(row.index))
+        worker_process_cycle(cycle, row, channel, self.board.slot(row.index), self._pid)
 
     def _let_go(self, cycle: Cycle) -> None:
         """In a new worker of `cycle`: close what is the master's own, or another cycle's.
@@ -266,6 +266,8 @@ class Master:
         close_siblings(self.table)
         if self._daemon is not None:
             self._daemon.forget()
+            if self._served:
+                cycle.error_log.redirect_stderr()
         self.predecessor.forget()
         self.notifier.close()
         others = [self.cycle]
@@ -281,18 +283,19 @@ class Master:
             if all(listener is not one for one in cycle.listeners):
                 listener.close()
 
-    def _serving(self) -> None:
-        """The first workers are ready: say so to everyone who waits for it."""
+    def serving(self) -> None:
+        """The first workers are ready: say so to everyone who waits for it, once."""
+        if self._served:
+            return
         self._served = True
         cycle = self.cycle
-        workers = f"{self.target} worker{'s'[: self.target != 1]}"
-        line = ready_line(cycle, self._interface, workers, self._started)
+        line = ready_line(cycle, self._interface, self._workers(), self._started)
         cycle.error_log.notice(line)
         self.tell_status()
         self.predecessor.greet()
         if self._daemon is not None:
-            to_file = cycle.error_file.fd if cycle.error_file.is_file else None
-            self._daemon.ready(f"prefork: {line}", stderr_fd=to_file)
+            self._daemon.ready(f"prefork: {line}")
+            cycle.error_log.redirect_stderr()
 
     def _stillborn(self, _row: ProcessSlot, reason: str) -> None:
         """Not one of the first workers got ready."""
@@ -306,6 +309,7 @@ class Master:
             print(f"prefork: {report or said}", file=sys.stderr)
         self._exit_code = EXIT_FAILED
         self.flags.terminate = True
+        self.timers.after(0.0, _wake)  # when this comes before the first sleep
 
     # What the sleep was interrupted for
 
@@ -368,10 +372,10 @@ class Master:
             row.channel.close()
             row.channel = None
         pid, row.pid = row.pid, -1
-        if not row.ready and not row.exiting:
+        if not row.exiting:
             reason = row.failure or f"{row.name} {pid} {death.text}"
             for boot in list(self._boots):
-                boot.failed(row, reason)
+                boot.died(row, reason)
         if row.respawn and not row.exiting and not self.flags.terminate and not self.flags.quit:
             row.held = True
             wait = row.backoff.delay(was_ready=row.ready, uptime=death.uptime)
@@ -502,6 +506,9 @@ class Master:
             f"{left} connection{'s'[: left != 1]} left in {len(rows)} worker{'s'[: len(rows) != 1]}"
         )
 
+    def _workers(self) -> str:
+        return f"{self.target} worker{'s'[: self.target != 1]}"
+
     def tell_header(self) -> None:
         """The scoreboard's account of the cycle."""
         header = self.board.header
@@ -514,7 +521,7 @@ class Master:
         """READY=1 with the line `systemctl status` shows."""
         if self._stopping:
             return
-        status = f"{self.target} workers, generation {self.cycle.generation}"
+        status = f"{self._workers()}, generation {self.cycle.generation}"
         if self.noaccepting:
             status = "workers drained (WINCH)"
         if self.predecessor.upgraded:
@@ -553,3 +560,7 @@ class Master:
         self.board.close()
         self.cycle.error_log.notice("exit")
         return self._exit_code
+
+
+def _wake() -> None:
+    """A timer that has nothing to do but to go off."""

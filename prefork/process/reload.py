@@ -48,6 +48,8 @@ class Reload:
         except OperatorError as error:
             self._fail(str(error))
             return
+        for warning in self.new.warnings:
+            log.warn(warning)
         master.reload = self
         master.extend(self.new.conf.timeouts.boot)
         try:
@@ -85,6 +87,7 @@ class Reload:
         new.error_log.notice(f"reconfigured: {text}")
         old.close_logs()
         master.commands.finish(self._ticket, ok=True, text=text)
+        master.serving()  # when the very first workers had not got that far
         master.tell_status()
 
     def _died(self, _row: ProcessSlot, reason: str) -> None:

@@ -27,6 +27,8 @@ from prefork.unix.notify import Notifier
 from prefork.unix.pidfile import PidFile
 from prefork.unix.proctitle import set_title
 
+DRAIN_REPORT_EVERY: Final = 5.0  # seconds
+
 # What was settled when the process became what it is.
 _SETTLED: Final = (
     "app",
@@ -62,8 +64,8 @@ def single_process_cycle(
         single.boot()
         single.tell(started)
         if daemon is not None:
-            to_file = cycle.error_file.fd if cycle.error_file.is_file else None
-            daemon.ready(single.line, stderr_fd=to_file)
+            daemon.ready(f"prefork: {single.line}")
+            cycle.error_log.redirect_stderr()
         return single.run()
     finally:
         if pid_file is not None:
@@ -142,13 +144,12 @@ class Single:
         """`ngx_single_process_cycle`'s tests, then the worker's own."""
         flags, worker = self.flags, self.worker
         if flags.terminate or flags.interrupt:
-            left = f"{worker.serving.server.connections} connections left"
-            stop.decide(flags, self.cycle.conf.on_term, self.cycle.error_log, left)
+            stop.decide(flags, self.cycle.conf.on_term, self.cycle.error_log, self._workload)
         if flags.terminate:
             self._stopping(signal.SIGTERM)
         elif flags.quit and not worker.exiting:
             self._stopping(signal.SIGQUIT)
-            worker.reactor.create_time_event(5.0, self._report_drain)
+            worker.reactor.create_time_event(DRAIN_REPORT_EVERY, self._report_drain)
         elif flags.reconfigure and not worker.exiting:
             flags.reconfigure = False
             self._reconfigure()
@@ -186,9 +187,12 @@ class Single:
         self.commands.finish(ticket, ok=True, text="exiting")
 
     def _report_drain(self) -> float:
+        self.cycle.error_log.notice(f"draining: {self._workload()}")
+        return DRAIN_REPORT_EVERY
+
+    def _workload(self) -> str:
         left = self.worker.serving.server.connections
-        self.cycle.error_log.notice(f"draining: {left} connections left")
-        return 5.0
+        return f"{left} connection{'s'[: left != 1]} left"
 
     def _reconfigure(self) -> None:
         """Serve by the new configuration with the application there is."""
@@ -204,6 +208,8 @@ class Single:
             self.commands.finish(ticket, ok=False, text=text)
             self.notifier.ready(status="single process")
             return
+        for warning in new.warnings:
+            new.error_log.warn(warning)
         self.cycle = new
         before = self.worker.adopt(new)
 

@@ -6,6 +6,7 @@ person: the first drains and says what it waits for, the second is fast. INT fro
 terminal about, stays fast.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 from prefork.log import ErrorLog
@@ -14,12 +15,15 @@ from prefork.unix.signals import SignalFlags
 
 
 def decide(
-    flags: SignalFlags, on_term: Literal["fast", "graceful"], log: ErrorLog, waits_for: str
+    flags: SignalFlags,
+    on_term: Literal["fast", "graceful"],
+    log: ErrorLog,
+    waits_for: Callable[[], str],
 ) -> None:
     """Turn `interrupt`, and a TERM that is to be gentle, into `terminate` or `quit`.
 
     To be called once for each wake-up, and no more once `terminate` has been acted on.
-    `waits_for` says what a drain would wait for now.
+    `waits_for()` says what a drain would wait for now.
     """
     if flags.terminate and on_term == "graceful" and not flags.quit:
         flags.terminate = False
@@ -30,4 +34,4 @@ def decide(
             flags.terminate = True
         else:
             flags.quit = True
-            log.notice(f"draining: {waits_for}; press Ctrl-C again to stop at once")
+            log.notice(f"draining: {waits_for()}; press Ctrl-C again to stop at once")

@@ -21,6 +21,7 @@ from prefork.event.reactor import NOMORE, READABLE, Reactor
 from prefork.event.wakeup import Wakeup
 from prefork.log import ErrorLog, LoggingHandler, errno_text
 from prefork.onion.application import Application
+from prefork.process import parent
 from prefork.process.cycle import Cycle
 from prefork.process.loading import AppLoadError, load_application, user_traceback
 from prefork.process.serving import Serving
@@ -34,20 +35,22 @@ FAST_HOOKS: Final = 1.0  # seconds that on_shutdown hooks have when the stop is 
 GRACEFUL_HOOKS: Final = 1.0  # and at least, when a graceful one has used all of its time
 
 
-def worker_process_cycle(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot) -> NoReturn:
-    """A forked child's whole life, from the limits to `os._exit`."""
+def worker_process_cycle(
+    cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int
+) -> NoReturn:
+    """A forked child's whole life, from the limits to `os._exit`. `master` is its parent's pid."""
     code = EXIT_FAILED
     log = cycle.error_log
     try:
         set_title(f"prefork: {row.name}")
-        code = _run(cycle, row, channel, slot)
+        code = _run(cycle, row, channel, slot, master)
     except BaseException as error:
         log.alert(f"{row.name} ends by an error of prefork's own", exc=error)
     finally:
         os._exit(code)
 
 
-def _run(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot) -> int:
+def _run(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int) -> int:
     flags = signals.SignalFlags()
 
     def failed(report: str, code: int) -> int:
@@ -59,6 +62,7 @@ def _run(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot) -> int:
         _become(cycle, row.ordinal)
     except OperatorError as error:
         return failed(str(error), EXIT_FATAL)
+    parent.die_with(master)
     signals.install_worker(flags)
     _stop_at_once()
     signals.unblock_all()
@@ -70,6 +74,7 @@ def _run(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot) -> int:
     signals.install_worker(flags)  # from now on a signal is a flag, and the reactor wakes for it
     worker.start(shared=True)
     worker.listen_to(channel)
+    parent.outlive()
     worker.reactor.before_sleep.append(worker.before_sleep)
     slot.state = SlotState.READY
     channel.send(Message(Command.READY, row.index, os.getpid(), worker.interface.encode()))

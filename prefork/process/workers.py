@@ -166,6 +166,7 @@ class WorkerProcesses:
         row.release()
 
     def _kill(self, row: ProcessSlot, number: signal.Signals) -> None:
+        # No pidfd: a child's number is not given to another process before we have reaped it.
         try:
             os.kill(row.pid, number)
         except ProcessLookupError:

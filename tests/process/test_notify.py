@@ -91,7 +91,7 @@ def test_a_reload_says_reloading_then_ready_even_when_it_fails(
     stamp = int(manager.messages[reloading]["MONOTONIC_USEC"])
     assert abs(stamp - time.monotonic_ns() // 1000) < 20_000_000
     again = manager.wait_for("READY", since=reloading)
-    assert manager.messages[again]["STATUS"] == "1 workers, generation 2"
+    assert manager.messages[again]["STATUS"] == "1 worker, generation 2"
     server.config_path.write_text("workers: [")
     server.expect("reload failed")
     server.send(signal.SIGHUP)

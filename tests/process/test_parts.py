@@ -120,10 +120,26 @@ def test_a_strict_boot_fails_at_the_first_death() -> None:
     outcome = Outcome()
     boot = outcome.boot(rows)
     boot.ready(rows[0])
-    boot.failed(rows[1], "no")
-    boot.failed(rows[2], "no")
+    boot.died(rows[1], "no")
+    boot.died(rows[2], "no")
     boot.ready(rows[2])
     assert outcome.said == ["1 no"]
+
+
+def test_a_death_after_ready_counts_until_all_are() -> None:
+    rows = [ProcessSlot(n) for n in range(2)]
+    outcome = Outcome()
+    boot = outcome.boot(rows)
+    boot.ready(rows[0])
+    boot.died(rows[0], "no")
+    boot.ready(rows[1])
+    assert outcome.said == ["0 no"]
+    outcome = Outcome()
+    boot = outcome.boot(rows)
+    boot.ready(rows[0])
+    boot.ready(rows[1])
+    boot.died(rows[0], "no")
+    assert outcome.said == ["ready"]
 
 
 def test_a_tolerant_boot_fails_when_all_have_died() -> None:
@@ -131,14 +147,14 @@ def test_a_tolerant_boot_fails_when_all_have_died() -> None:
     outcome = Outcome()
     boot = outcome.boot(rows, tolerant=True)
     for row in rows:
-        boot.failed(row, "no")
+        boot.died(row, "no")
     assert outcome.said == ["2 no"]
     outcome = Outcome()
     boot = outcome.boot(rows, tolerant=True)
-    boot.failed(rows[0], "no")
+    boot.died(rows[0], "no")
     boot.ready(rows[1])
     assert outcome.said == []
-    boot.failed(rows[2], "no")
+    boot.died(rows[2], "no")
     assert outcome.said == ["ready"]
 
 

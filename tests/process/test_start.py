@@ -111,6 +111,34 @@ def test_a_stop_during_the_boot(daemon: "Daemons") -> None:
     assert time.monotonic() - began < 5
 
 
+def test_killing_the_master_during_the_boot(daemon: "Daemons") -> None:
+    """A worker in the middle of a long import reads no channel; it goes all the same."""
+    server = daemon(start=False, workers=2)
+    server.write_app("import time\ntime.sleep(60)\n")
+    server.start(ready=False)
+    server.wait_for("start worker 2")
+    time.sleep(0.3)
+    server.exit_code = -signal.SIGKILL
+    server.stop(signal.SIGKILL)
+    server.pid_path.unlink()
+    began = time.monotonic()
+    server.close()
+    assert time.monotonic() - began < 5
+
+
+def test_a_reload_mends_a_start_that_hangs(daemon: "Daemons") -> None:
+    server = daemon(start=False, workers=2)
+    source = (server.directory / "application.py").read_text()
+    server.write_app("import time\ntime.sleep(60)\n")
+    server.start(ready=False)
+    server.wait_for("start worker 2")
+    server.write_app(source)
+    server.send(signal.SIGHUP)
+    server.wait_for("ready on")
+    server.wait_for(lambda: len(server.pids()) == 2)
+    assert server.get().status == 200
+
+
 def test_the_background(daemon: "Daemons") -> None:
     """The launching command returns when the workers are ready, not sooner."""
     server = daemon(start=False, daemon=True, workers=2)

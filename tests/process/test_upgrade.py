@@ -28,9 +28,14 @@ def oldbin(server: "Server") -> Path:
 
 def workers(server: "Server", master: int) -> list[int]:
     """The children of a master that are not a master themselves."""
-    return [
-        pid for pid in server.pids(master) if b"worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [pid for pid in server.pids(master) if "worker" in title(pid)]
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def gone(pid: int) -> bool:
