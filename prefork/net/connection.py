@@ -29,9 +29,10 @@ from prefork.net.outbuf import OutBuffer, Piece
 READ_SIZE: Final = 64 * 1024
 HIGH_WATER: Final = 64 * 1024
 LOW_WATER: Final = 16 * 1024
-# A peer that goes on sending after our last word gets this long, and is read this far.
+# A peer that goes on sending after our last word gets this long, and is read this far. Many clients
+# send a whole upload before they look at the answer: for them the bytes must be generous.
 LINGER_SECONDS: Final = 5.0
-LINGER_BYTES: Final = 1024 * 1024
+LINGER_BYTES: Final = 64 * 1024 * 1024
 
 
 class ConnectionProtocol(Protocol):
@@ -296,11 +297,11 @@ class Connection:
         else:
             self._lost(None)
 
-    def abort(self, error: OSError | None = None) -> None:
-        """Close now, whatever was left to send."""
-        self._lost(error)
+    def abort(self, error: OSError | None = None, *, reset: bool = False) -> None:
+        """Close now, whatever was left to send; `reset` by RST even when nothing was left."""
+        self._lost(error, reset)
 
-    def _lost(self, error: OSError | None) -> None:
+    def _lost(self, error: OSError | None, reset: bool = False) -> None:
         if self.client_gone:
             return
         self.client_gone = True
@@ -311,9 +312,9 @@ class Connection:
         pool.sending.discard(self)
         pool.lingering.discard(self)
         pool.connections.discard(self)
-        dropped = self.out.size
+        reset = reset or self.out.size > 0
         self.out.clear()
-        if dropped:
+        if reset:
             # What was promised cannot be kept: RST tells the peer that the message is cut.
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 JOIN_BELOW: Final = 32 * 1024
 
 # No body, or no final response: these take the long way.
-_SPECIAL: Final = frozenset({204, 304, *range(100, 200)})
+_BODILESS: Final = frozenset({204, 304})
+_SPECIAL: Final = _BODILESS | frozenset(range(200))
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _LENGTHS: Final = tuple(b"Content-Length: %d\r\n\r\n" % n for n in range(1024))
@@ -100,12 +101,14 @@ class H1Exchange(Exchange):
     def _begin(self, status: int, fields: bytes, length: int | None) -> None:
         """Write the head with the framing that this status, method and version allow."""
         if status < 200:
+            self.head_sent = False
+            self.status = 0
             raise RuntimeError(f"{status} is an interim status: use inform()")
         protocol = self._protocol
         parts = [protocol.server.status_heads.get(status) or protocol.server.status_head(status)]
         parts.append(fields)
         # RFC 9110 sections 6.4.1, 8.6: 204 and 304 have no content and 204 no Content-Length.
-        bodiless = status in (204, 304)
+        bodiless = status in _BODILESS
         self._suppressed = bodiless or self.method == "HEAD"
         if length is not None:
             self._left = length
@@ -199,5 +202,8 @@ class H1Exchange(Exchange):
     def abort(self) -> None:
         if not self.finished:
             self.finished = True
-            self.connection.abort()
+            # Where only the end of the connection tells that of the body, an orderly one would
+            # make the half a whole.
+            delimited = self._sized or self._chunked or self._suppressed
+            self.connection.abort(reset=self.head_sent and not delimited)
             self._protocol.exchange_finished(self)

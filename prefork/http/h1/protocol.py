@@ -314,6 +314,8 @@ class H1Protocol:
         )
         if http_1_0:
             exchange.version = "1.0"
+            if exchange.keep_alive and b"close" in connection_tokens(head, lower):
+                exchange.keep_alive = False  # llhttp lets "keep-alive, close" keep it
         if parser.complete and not (http_1_0 and method in BODY_EXPECTED):
             self.state = RUN
         else:
@@ -561,7 +563,7 @@ class H1Protocol:
                 f"client sent an invalid request body: {text}, client: {self.connection.peer}",
                 connection=number,
             )
-        elif isinstance(error, ConnectionError) and (exchange.client_gone or self._saw_eof):
+        elif isinstance(error, ConnectionResetError) and (exchange.client_gone or self._saw_eof):
             log.info(f"{error}, client: {self.connection.peer}", connection=number)
         elif error is not None:
             log.error("exception in a handler", connection=number, exc=error)
