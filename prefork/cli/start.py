@@ -1,7 +1,7 @@
 """`prefork start`: from a command line to the master, which is the rest of the process's life."""
 
+import os
 import time
-from pathlib import Path
 
 import click
 
@@ -45,13 +45,13 @@ def start(
         overrides = (*overrides, "daemon=true")
     if app is None and config_path is None and not any(o.startswith("app=") for o in overrides):
         hint = "`prefork start module:app`, or `prefork start -c FILE`"
-        if Path("conf.yaml").is_file():
+        if os.path.isfile("conf.yaml"):
             hint = "`prefork start -c conf.yaml`, or `prefork start module:app`"
         raise click.UsageError(f"nothing to serve: say {hint}")
 
     from prefork.config.loader import ConfigSource
 
-    source = ConfigSource(config_path, overrides, app, str(Path.cwd()))
+    source = ConfigSource(config_path, overrides, app, os.getcwd())
     conf = source.load()
 
     from prefork.process.master import run
@@ -67,10 +67,9 @@ def process_started() -> float:
     Elsewhere the first moment we see has to do.
     """
     try:
-        import os
-
         # The second field is the command in parentheses and may itself hold spaces.
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        with open("/proc/self/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError, IndexError, ValueError):
         age = 0.0

@@ -56,14 +56,14 @@ def read(board: Scoreboard) -> dict[str, Any]:
     now, monotonic = time.time_ns(), time.monotonic_ns()
     command = header.command
     workers = []
-    for n in range(board.slots):
-        slot = board.slot(n)
+    for index in range(board.slots):
+        slot = board.slot(index)
         if slot.pid == 0:
             continue
         busy_since = slot.busy_since_ns
         workers.append(
             {
-                "n": n,
+                "n": index + 1,  # as the log and the title count them
                 "pid": slot.pid,
                 "generation": slot.generation,
                 "state": SlotState(slot.state).name.lower(),

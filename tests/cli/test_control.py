@@ -40,7 +40,7 @@ def test_status_as_table_and_as_json(daemon: Daemons) -> None:
     assert seen["target_workers"] == 2
     workers = seen["workers"]
     assert isinstance(workers, list)
-    assert [worker["state"] for worker in workers] == ["ready", "ready"]
+    assert [(worker["n"], worker["state"]) for worker in workers] == [(1, "ready"), (2, "ready")]
     assert {worker["pid"] for worker in workers} == set(server.pids())
 
 
