@@ -1,12 +1,14 @@
 """What the reactor asks of the kernel: which of these descriptors can be read or written now.
 
-One `Poller`, three answers, after Redis's `ae_epoll.c`, `ae_kqueue.c` and `ae_select.c`. Masks are
-the reactor's own (`READABLE`, `WRITABLE`), so nothing above knows a kernel's constants.
+One `Poller`, three answers, after Redis's `ae_epoll.c`, `ae_kqueue.c` and `ae_select.c`. What to
+watch for is said in the reactor's own masks (`READABLE`, `WRITABLE`). The answer of `poll` keeps
+the kernel's bits, because it is looked at once for each event: `read_bits` and `write_bits` say
+which of them concern a reader and a writer.
 
 Facts about epoll that decided this module:
 - An fd added with EPOLLEXCLUSIVE cannot be modified (EINVAL): it is deleted and added again.
-- HUP and ERR are reported whatever was asked for. They are handed up as both READABLE and
-  WRITABLE, as Redis does: whoever waits learns of it from the error of its next call.
+- HUP and ERR are reported whatever was asked for. They concern reader and writer alike, as in
+  Redis: whoever waits learns of it from the error of its next call.
 - Closing an fd removes it from the set only when no other descriptor refers to the same open
   file, and a fork makes such descriptors. So an fd is always deleted before it is closed.
 """
@@ -22,9 +24,11 @@ Event = tuple[int, int]
 
 
 class Poller(Protocol):
-    """A kernel multiplexer. `poll` takes seconds (None: for ever), returns (fd, mask) pairs."""
+    """A kernel multiplexer. `poll` takes seconds (None: for ever), returns (fd, bits) pairs."""
 
     name: str
+    read_bits: int
+    write_bits: int
 
     def add(self, fd: int, mask: int, *, exclusive: bool = False) -> None: ...
     def modify(self, fd: int, mask: int) -> None: ...
@@ -39,6 +43,8 @@ if sys.platform == "linux":
         """epoll(7), level-triggered."""
 
         name = "epoll"
+        read_bits = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+        write_bits = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
         def __init__(self, max_events: int = 512) -> None:
             self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
@@ -55,13 +61,7 @@ if sys.platform == "linux":
             self._epoll.unregister(fd)
 
         def poll(self, timeout: float | None) -> list[Event]:
-            # READABLE and WRITABLE are chosen so that the two usual answers of the kernel,
-            # EPOLLIN = 1 and EPOLLOUT = 4, need no table: only the rare ones are rewritten.
-            events = self._epoll.poll(timeout, self._max_events)
-            for i, (fd, mask) in enumerate(events):
-                if mask != 1:
-                    events[i] = (fd, _FROM_EPOLL.get(mask) or _from_epoll(mask))
-            return events
+            return self._epoll.poll(timeout, self._max_events)
 
         def close(self) -> None:
             self._epoll.close()
@@ -71,22 +71,14 @@ if sys.platform == "linux":
         WRITABLE: select.EPOLLOUT,
         READABLE | WRITABLE: select.EPOLLIN | select.EPOLLOUT,
     }
-    _FROM_EPOLL: Final = {
-        select.EPOLLIN: READABLE,
-        select.EPOLLOUT: WRITABLE,
-        select.EPOLLIN | select.EPOLLOUT: READABLE | WRITABLE,
-    }
-
-    def _from_epoll(mask: int) -> int:
-        if mask & ~(select.EPOLLIN | select.EPOLLOUT):
-            return READABLE | WRITABLE
-        return _FROM_EPOLL[mask]
 
 
 class PollPoller:
     """poll(2): everywhere, and good for few descriptors."""
 
     name = "poll"
+    read_bits = select.POLLIN | select.POLLHUP | select.POLLERR | select.POLLNVAL
+    write_bits = select.POLLOUT | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -104,15 +96,7 @@ class PollPoller:
     def poll(self, timeout: float | None) -> list[Event]:
         # poll(2) counts milliseconds: rounding up keeps a timer from firing early and spinning.
         milliseconds = None if timeout is None else int(timeout * 1000 + 0.999)
-        answer = []
-        for fd, events in self._poll.poll(milliseconds):
-            mask = (READABLE if events & select.POLLIN else 0) | (
-                WRITABLE if events & select.POLLOUT else 0
-            )
-            if events & ~(select.POLLIN | select.POLLOUT):
-                mask = READABLE | WRITABLE
-            answer.append((fd, mask))
-        return answer
+        return self._poll.poll(milliseconds)
 
     def close(self) -> None:
         pass
@@ -131,6 +115,8 @@ if sys.platform != "linux":
         """kqueue(2): one filter for each direction."""
 
         name = "kqueue"
+        read_bits = READABLE
+        write_bits = WRITABLE
 
         def __init__(self, max_events: int = 512) -> None:
             self._kqueue = select.kqueue()

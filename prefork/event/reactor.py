@@ -72,6 +72,8 @@ class Reactor:
         self.before_sleep: list[Callable[[], None]] = []
         self.after_sleep: list[Callable[[], None]] = []
         self.on_error: Callable[[BaseException, str], None] = _print_error
+        self._read_bits = self.poller.read_bits
+        self._write_bits = self.poller.write_bits
         self._files: dict[int, FileEvent] = {}
         self._timers: list[tuple[float, int, TimeEvent]] = []
         self._order = count()  # equal moments fire in the order they were asked for
@@ -168,16 +170,17 @@ class Reactor:
                 self.on_error(error, "a sleep hook")
         served = len(events)
         files = self._files
-        for fd, mask in events:
+        read_bits, write_bits = self._read_bits, self._write_bits
+        for fd, bits in events:
             # A proc of this turn may have deleted the event, so each is looked up when due.
             try:
                 event = files[fd]
             except KeyError:
                 continue
             try:
-                if mask & 1 and event.read is not None:
+                if bits & read_bits and event.read is not None:
                     event.read()
-                if mask & 2 and event.write is not None:
+                if bits & write_bits and event.write is not None:
                     event.write()
             except Exception as error:
                 self.on_error(error, f"the file event of fd {fd}")

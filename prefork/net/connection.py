@@ -172,7 +172,12 @@ class Connection:
         pieces = out.pieces
         try:
             if len(pieces) == 1:
-                out.dropped(self._send(pieces[0]))
+                sent = self._send(pieces[0])
+                if sent == out.size:  # the usual, without another call
+                    pieces.clear()
+                    out.size = 0
+                else:
+                    out.dropped(sent)
             elif pieces:
                 out.send(self.sock)
             else:
