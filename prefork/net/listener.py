@@ -143,7 +143,7 @@ def _bind_inet(address: "ListenAddress", previous: Sequence[Listener]) -> Listen
     family = socket.AF_INET6 if address.kind == "inet6" else socket.AF_INET
     try:
         target = socket.getaddrinfo(
-            address.host or None,
+            address.host.encode(),  # as text it would cost the import of the idna codec
             address.port,
             family=family,
             type=socket.SOCK_STREAM,
