@@ -326,7 +326,27 @@ class Connection:
         self.sock.close()
         self._wake()
         self.protocol.connection_lost(error)
+        # The two hold each other: parted here, they go without the garbage collector's help.
+        self.protocol = _NOBODY
         pool.on_lost()
+
+
+class _Nobody:
+    """The protocol of a connection that has ended."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        pass
+
+    def eof_received(self) -> None:
+        pass
+
+    def connection_lost(self, error: OSError | None) -> None:
+        pass
+
+
+_NOBODY: Final = _Nobody()
 
 
 class _Discard:

@@ -278,18 +278,23 @@ class Wire:
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.escaped.append(context.get("exception") or RuntimeError(context["message"]))
 
-    def connect(self, *, receive_buffer: int = 0, send_buffer: int = 0) -> Client:
-        """A connection that the server has accepted; buffers are the kernel's, in bytes."""
+    def connect(self, *, narrow: bool = False) -> Client:
+        """A connection that the server has accepted; `narrow`: the kernel keeps only a few KiB."""
         sock = socket.socket()
-        if receive_buffer:
-            # Before the connect: afterwards the window is promised already.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.connect(self._listener.getsockname())
-        accepted, address = self._listener.accept()
+        with contextlib.ExitStack() as stack:
+            listener = self._listener
+            if narrow:
+                # Before it is connected: afterwards the window is promised already.
+                listener = stack.enter_context(socket.socket())
+                for one in (sock, listener):
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+                listener.bind(("127.0.0.1", 0))
+                listener.listen()
+            sock.connect(listener.getsockname())
+            accepted, address = listener.accept()
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if send_buffer:
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client = Client(self, sock)
         self.clients.append(client)

@@ -313,7 +313,7 @@ def test_a_slow_reader_costs_the_high_water_mark(wire):
         exchange.end()
 
     w = wire(flood)
-    client = w.connect(receive_buffer=4096, send_buffer=16_384)
+    client = w.connect(narrow=True)
     tracemalloc.start()
     try:
         client.send(GET)
@@ -343,7 +343,7 @@ def test_a_slow_reader_gets_all_of_it(wire, size):
         streaming(200, None, [body[i : i + 70_000] for i in range(0, size, 70_000)]),
     ):
         w = wire(handler)
-        client = w.connect(receive_buffer=4096, send_buffer=16_384)
+        client = w.connect(narrow=True)
         answer = client.get()
         assert answer.body == body
         assert client.get().body == body
@@ -362,7 +362,7 @@ def test_a_reader_that_stops_is_disconnected(wire):
             outcome.append((error, exchange.client_gone))
 
     w = wire(flood)
-    client = w.connect(receive_buffer=4096, send_buffer=16_384)
+    client = w.connect(narrow=True)
     client.send(GET)
     w.pass_time(29)
     assert not outcome
@@ -377,7 +377,7 @@ def test_a_reader_that_stops_is_disconnected(wire):
 
 def test_a_reader_that_stops_behind_a_whole_answer_is_disconnected(wire):
     w = wire(replying(200, b"a" * 10_000_000))
-    client = w.connect(receive_buffer=4096, send_buffer=16_384)
+    client = w.connect(narrow=True)
     client.send(GET)
     w.pass_time(29)
     assert w.server.connections == 1
@@ -406,7 +406,7 @@ def test_the_client_leaves_in_the_middle_of_the_response(wire, leave):
             raise
 
     w = wire(flood)
-    client = w.connect(receive_buffer=4096, send_buffer=16_384)
+    client = w.connect(narrow=True)
     client.send(GET)
     w.settle()
     getattr(client, leave)()
@@ -460,7 +460,7 @@ def test_files(wire, tmp_path, size, length):
     path = tmp_path / "file"
     path.write_bytes((os.urandom(1024) * (size // 1024 + 1))[:size])
     w = wire(sending(path, length=length))
-    for client in (w.connect(), w.connect(receive_buffer=4096, send_buffer=16_384)):
+    for client in (w.connect(), w.connect(narrow=True)):
         assert client.get().body == path.read_bytes()
         assert client.get().body == path.read_bytes()
         client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -503,12 +503,12 @@ def test_the_client_leaves_in_the_middle_of_a_file(wire, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"a" * 7_000_000)
     w = wire(sending(path))
-    client = w.connect(receive_buffer=4096, send_buffer=16_384)
+    client = w.connect(narrow=True)
     client.send(GET)
     w.settle()
     client.cut()
     w.wait_for(lambda: not w.server.connections)
-    stalled = w.connect(receive_buffer=4096, send_buffer=16_384)
+    stalled = w.connect(narrow=True)
     stalled.send(GET)
     w.pass_time(31)
     assert w.server.connections == 0

@@ -147,7 +147,9 @@ class H1Protocol:
         self._saw_eof = True
         if not self._buffer:
             self.leaving = True  # what is pipelined is answered, and the last one says so
-        if self.state is HEAD or self.state is DRAIN:
+        if self.state is HEAD:
+            self._go_on()
+        elif self.state is DRAIN:
             self._close()
         elif self.state is BODY:
             self._body_cut_off()
