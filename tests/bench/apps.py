@@ -3,9 +3,6 @@
 Every layer is an `async def`; all but the last do nothing except hand on to the next.
 """
 
-import gc
-import os
-import tracemalloc
 from typing import Any
 
 from prefork import Application
@@ -28,6 +25,10 @@ async def traced(ctx: Any, next: Any) -> None:  # noqa: A002
     if ctx.path != "/traced":
         await next()
         return
+    import gc  # here: what this file imports is private memory of every worker measured
+    import os
+    import tracemalloc
+
     gc.collect()
     ctx.body = {"pid": os.getpid(), "bytes": tracemalloc.get_traced_memory()[0]}
 
