@@ -16,6 +16,8 @@ BACKLOG: Final = 2048
 UNIX_MODE: Final = 0o666
 UNIX_PATH_MAX: Final = 107  # sun_path is 108 bytes on Linux, and the last one is a NUL
 
+_TEXT_MAX: Final = 4200  # PATH_MAX and a prefix
+
 _NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?", re.ASCII)
 _IPV4: Final = re.compile(r"[0-9.]+", re.ASCII)
 _FD_NAME: Final = re.compile(r"[!-9;-~]{1,255}", re.ASCII)  # sd_listen_fds(3): no ':' in it
@@ -73,6 +75,8 @@ class ListenAddress(Struct, frozen=True, kw_only=True):
 
 def parse_address(text: str, base: str) -> ListenAddress:
     """`ListenAddress.parse`, for whoever would rather import a function."""
+    if len(text) > _TEXT_MAX:
+        raise AddressError("no address is that long")
     scheme, colon, rest = text.partition(":")
     match scheme.lower() if colon else "":
         case "unix":
@@ -93,7 +97,7 @@ def parse_address(text: str, base: str) -> ListenAddress:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not rest.startswith(":"):
-            wanted = f"[{host}]:8000" if not rest else None
+            wanted = f"[{host}]:8000" if bracket and not rest else None
             raise AddressError("an IPv6 address is written [address]:port", wanted)
         return ListenAddress(kind="inet6", host=_ipv6(host), port=_port(rest[1:]))
     host, colon, port = text.rpartition(":")

@@ -130,6 +130,7 @@ def _numbers(conf: Config, place_of: PlaceOf, failed: set[str]) -> Iterator[Prob
             place(least, graceful),
             f'"{graceful}" ({format_duration(conf.timeouts.graceful)}) is shorter than "{least}" '
             f"({format_duration(conf.timeouts.keep_alive_min)}): idle connections would be cut",
+            severity="error" if place_of(least) is not None else "warning",
         )
     line, head = "limits.request_line", "limits.head"
     if conf.limits.request_line > conf.limits.head and not failed & {line, head}:

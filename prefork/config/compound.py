@@ -11,7 +11,7 @@ from prefork.config.address import (
 )
 from prefork.config.kinds import Boolean, Integer, Octal, refuse_leading_zero
 from prefork.config.nodes import Entry, Mapping, Node, Report, Scalar, Sequence
-from prefork.config.problems import problem_at
+from prefork.config.problems import problem_at, quoted
 from prefork.config.reader import (
     Kind,
     Reader,
@@ -147,7 +147,7 @@ class Addresses:
 
 def report_unknown(entry: Entry, where: str, meant: str | None, report: Report) -> None:
     """`unknown key "wrokers" in "timeouts" (did you mean …?)`"""
-    text = f'unknown key "{entry.key.text}"'
+    text = f"unknown key {quoted(entry.key.text)}"
     message = f"{text} {where}" if where else text
     report(problem_at(entry.key.place, message + did_you_mean(meant), meant))
 
@@ -238,12 +238,12 @@ class CpuSets:
 class Variable:
     """The value of an environment variable: the text as it stands, numbers and all."""
 
-    syntax = 'text; "" for an empty value'
+    syntax = "text"
 
     def read(self, node: Node, reader: Reader) -> str:
         scalar = reader.scalar(node, self.syntax)
         if scalar.is_null and not scalar.derived:
-            raise reader.refuse(scalar, self.syntax)
+            raise reader.say(scalar, 'is empty: write "" if it should be', '""')
         if "\0" in scalar.text:
             raise reader.say(scalar, "contains a NUL character")
         return scalar.text

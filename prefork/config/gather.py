@@ -24,7 +24,7 @@ from prefork.config.nodes import (
     parse,
 )
 from prefork.config.option import Variables, environment_name
-from prefork.config.options import INCLUDE, Branch, Leaf, leaves, tree
+from prefork.config.options import INCLUDE, Branch, Leaf, find, leaves, tree
 from prefork.config.problems import Place, Problem, Source, problem_at
 from prefork.config.reader import Reader, RefusedError, did_you_mean, guess, shown
 
@@ -82,6 +82,9 @@ class Gatherer:
 
     def _file(self, name: str, place: Place | None, chain: tuple[str, ...]) -> bool:
         """`place` is where the include stands; `chain` are the files that led here."""
+        if "\0" in name:
+            self.report(problem_at(place, "a file name cannot contain a NUL character"))
+            return False
         path = os.path.join(self.cwd, name)
         identity = os.path.realpath(path)
         if identity in chain:
@@ -112,9 +115,9 @@ class Gatherer:
                 if stat.S_ISDIR(os.fstat(fd).st_mode):
                     raise IsADirectoryError(21, "Is a directory")
                 data = file.read(FILE_MAX + 1)
-        except (OSError, ValueError) as error:
-            reason = f"{error.errno}: {error.strerror}" if isinstance(error, OSError) else error
-            near = _near_file(path) if isinstance(error, FileNotFoundError) else None
+        except OSError as error:
+            reason = f"{error.errno}: {error.strerror}"
+            near = _near_file(path, name) if isinstance(error, FileNotFoundError) else None
             message = f'open() "{name}" failed ({reason}){did_you_mean(near)}'
             self.report(problem_at(place, message, near))
             return None
@@ -178,7 +181,7 @@ class Gatherer:
         if isinstance(child, Branch):
             if isinstance(value, Mapping):
                 self._mapping(value, child, origin)
-            elif not (isinstance(value, Scalar) and value.is_null):
+            elif not _nothing(value):
                 names = ", ".join(list(child.children)[:3])
                 message = f'"{child.path}" must be a mapping with keys such as {names}'
                 self.report(problem_at(value.place, f"{message}, not {shown(value)}"))
@@ -186,7 +189,7 @@ class Gatherer:
             if isinstance(value, Mapping):
                 for variable in value.entries.values():
                     self._variable(variable, child, origin)
-            elif not (isinstance(value, Scalar) and value.is_null):
+            elif not _nothing(value):
                 message = f'"{child.path}" must be a mapping of names to values, not {shown(value)}'
                 self.report(problem_at(value.place, message))
         else:
@@ -216,6 +219,12 @@ class Gatherer:
         if key == INCLUDE:
             message = '"include" belongs at the top level of a file'
             self.report(problem_at(entry.key.place, message))
+            return
+        if "." in key and find(key) is not None and not branch.path:
+            section, _, rest = key.partition(".")
+            nested = f"{section}: {{{rest.replace('.', ': {')}: …{'}' * key.count('.')}"
+            message = f'unknown key "{key}": dots are for --set, write {nested}'
+            self.report(problem_at(entry.key.place, message, nested))
             return
         report_unknown(entry, where, meant(key, branch), self.report)
 
@@ -269,6 +278,8 @@ class Gatherer:
                     return
                 if rest:
                     variable = Scalar(place, ".".join(rest))
+                    if isinstance(value, Scalar) and not value.text:
+                        value = Scalar(place, "", plain=False)  # `--set environment.DEBUG=`
                     self._variable(Entry(variable, value), child, "--set")
                 else:
                     self._put(Entry(key, value), child, "--set")
@@ -285,6 +296,11 @@ class Gatherer:
         # Quoted, and with its dollars kept: a shell has already substituted what it wanted.
         value = Scalar(place, spec, plain=False, derived=True)
         self.settings["app"] = Setting(Scalar(place, "app"), value, "argument")
+
+
+def _nothing(value: Node) -> bool:
+    """A section whose lines are all commented out, or one that has been complained about."""
+    return isinstance(value, Scalar) and (value.is_null or value.broken)
 
 
 class _Counter:
@@ -344,12 +360,14 @@ def meant(key: str, branch: Branch) -> str | None:
     return guess(word.replace("_", "."), [leaf.path for leaf in leaves()])
 
 
-def _near_file(path: str) -> str | None:
-    """A YAML file in the same folder whose name is close."""
+def _near_file(path: str, shown_as: str) -> str | None:
+    """A YAML file in the same folder whose name is close, as the operator would write it."""
     folder, name = os.path.split(path)
     try:
-        names = [n for n in os.listdir(folder) if n.endswith((".yaml", ".yml"))]
+        found = [n for n in sorted(os.listdir(folder)) if n.endswith((".yaml", ".yml"))]
     except OSError:
         return None
-    near = guess(name, names)
-    return os.path.join(os.path.dirname(path), near) if near else None
+    # Compared without the ending, which would make all of them alike.
+    names = {os.path.splitext(n)[0]: n for n in found}
+    near = guess(os.path.splitext(name)[0], list(names))
+    return os.path.join(os.path.dirname(shown_as), names[near]) if near else None

@@ -32,6 +32,8 @@ class Boolean:
         if scalar.looks == "bool":
             return scalar.text.lower() == "true"
         word = scalar.text.lower()
+        if not scalar.plain and word in ("true", "false"):
+            raise reader.say(scalar, f"must be {self.syntax}: write {word}, without quotes", word)
         hint = "true" if word in _YES | {"true", "1"} else "false"
         known = word in _YES | _NO | {"true", "false", "0", "1"}
         raise reader.refuse(scalar, self.syntax, hint if known else guess(word, ("true", "false")))
@@ -55,8 +57,10 @@ class Integer:
         scalar = reader.scalar(node, self.syntax)
         refuse_leading_zero(scalar, reader)
         text = scalar.text
+        if not scalar.plain and text.isascii() and text.isdigit():
+            raise reader.say(scalar, f"must be {self.syntax}: write {text}, without quotes", text)
         if scalar.looks != "int" or len(text) > 20:
-            raise reader.refuse(scalar, self.syntax, text if _quoted_number(scalar) else None)
+            raise reader.refuse(scalar, self.syntax)
         value = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         if not self.least <= value <= self.most:
             raise reader.refuse(scalar, self.syntax)
@@ -67,10 +71,6 @@ class Integer:
 
     def json_schema(self) -> Schema:
         return {"type": "integer", "minimum": self.least, "maximum": self.most}
-
-
-def _quoted_number(scalar: Scalar) -> bool:
-    return not scalar.plain and scalar.text.isascii() and scalar.text.isdigit()
 
 
 def refuse_leading_zero(scalar: Scalar, reader: Reader) -> None:
@@ -218,13 +218,14 @@ class OrWord:
         self.syntax = ", or ".join((kind.syntax, *words))
 
     def read(self, node: Node, reader: Reader) -> Any:
+        reader.also = "".join(f", or {word}" for word in self.words)
         if not isinstance(node, Scalar):
             return self.kind.read(node, reader)
-        scalar = reader.scalar(node, self.syntax)
+        scalar = reader.scalar(node, self.kind.syntax)
         if scalar.text in self.words:
             return self.words[scalar.text]
         if scalar.looks == "str" and (near := guess(scalar.text.lower(), tuple(self.words))):
-            raise reader.refuse(scalar, self.syntax, near)
+            raise reader.refuse(scalar, self.kind.syntax, near)
         return self.kind.read(scalar, reader)
 
     def write(self, value: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from prefork.config import checks
 from prefork.config.gather import Gatherer, Setting, Settings
@@ -90,7 +91,12 @@ class ConfigSource(Struct, frozen=True):
                 raise ConfigError(tuple(problems))
         else:
             # What was not read cannot be judged: no complaint may follow from another.
-            problems += checks.check(conf, place_of, builder.failed, need_app=whole and need_app)
+            for problem in checks.check(
+                conf, place_of, builder.failed, need_app=whole and need_app
+            ):
+                # One about a default has no place: the file is where to change it.
+                placed = problem.file is not None or self.path is None
+                problems.append(problem if placed else replace(problem, file=self.path))
         errors = [problem for problem in problems if problem.severity == "error"]
         if errors and not lenient:
             raise ConfigError(_in_order(errors, gatherer.files))

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from prefork.config.problems import Place, Problem, Source, problem_at
+from prefork.config.problems import Place, Problem, Source, problem_at, quoted
 
 if TYPE_CHECKING:
     import yaml
 
 FILE_MAX: Final = 1 << 20  # bytes; a configuration larger than this is another file
+DEPTH_MAX: Final = 50
 _RESCAN_MAX: Final = 1 << 18  # the scanner in Python reads about 100 KB a second
 
 _PLAIN: Final = "?"
@@ -55,6 +56,7 @@ class Scalar(Struct):
     plain: bool = True
     secret: bool = False  # holds the content of a ${file:…}: never printed
     derived: bool = False  # holds something substituted: `text` is not what the file shows
+    broken: bool = False  # has been reported already, whatever it holds
 
     @property
     def looks(self) -> str:
@@ -97,7 +99,7 @@ def parse(source: Source, report: Report) -> Node | None:
 
     try:
         root = _loader(source.text).get_single_node()
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         report(_syntax_problem(source, error))
         return None
     return _Converter(source, report).convert(root) if root is not None else None
@@ -117,11 +119,20 @@ def _loader(text: str, *, pure: bool = False) -> Any:
                 return _PLAIN if implicit[0] else _QUOTED
             return _TAG + ("seq" if kind is yaml.SequenceNode else "map")
 
+        depth = 0
+
         def descend_resolver(self, current: Any, index: Any) -> None:
-            """Paths do not choose tags here."""
+            """pyyaml composes by recursion, in C without a limit: a page of brackets would end
+            the master with SIGSEGV. This is called on the way into each node."""
+            del index
+            self.depth += 1
+            if self.depth > DEPTH_MAX:
+                raise yaml.composer.ComposerError(
+                    None, None, "nested too deeply to be a configuration", current.start_mark
+                )
 
         def ascend_resolver(self) -> None:
-            """Paths do not choose tags here."""
+            self.depth -= 1
 
     if yaml.__with_libyaml__ and not pure:
         from yaml._yaml import CParser
@@ -162,7 +173,7 @@ class _Converter:
         place = self.place(node)
         if id(node) in self.open:
             self.report(problem_at(place, "an alias inside the value it stands for"))
-            return Scalar(place, "")
+            return Scalar(place, "", broken=True)
         self.open.add(id(node))
         made = self._make(node, place)
         self.open.discard(id(node))
@@ -172,11 +183,12 @@ class _Converter:
     def _make(self, node: "yaml.Node", place: Place) -> Node:
         kind, tag = node.id, node.tag  # type: ignore[attr-defined]
         standard = {"scalar": (_PLAIN, _QUOTED), "sequence": (_TAG + "seq",)}
-        if tag not in standard.get(kind, (_TAG + "map",)):
+        broken = tag not in standard.get(kind, (_TAG + "map",))
+        if broken:
             shown = "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
             self.report(problem_at(place, f"tags have no meaning here: remove {shown}"))
         if kind == "scalar":
-            return Scalar(place, node.value, tag == _PLAIN)
+            return Scalar(place, node.value, tag == _PLAIN, broken=broken)
         if kind == "sequence":
             return Sequence(place, [self.convert(item) for item in node.value])
         entries: dict[str, Entry] = {}
@@ -202,7 +214,7 @@ def duplicate(key: Scalar, first: Scalar) -> Problem:
     """The second setting of `key`; names where the first one is."""
     here, there = key.place, first.place
     where = f"line {there.line + 1}" if here.source is there.source else str(there)
-    return problem_at(here, f'duplicate key "{key.text}" (first set at {where})')
+    return problem_at(here, f"duplicate key {quoted(key.text)} (first set at {where})")
 
 
 def _syntax_problem(source: Source, error: Exception) -> Problem:
@@ -211,7 +223,7 @@ def _syntax_problem(source: Source, error: Exception) -> Problem:
     if len(source.text) <= _RESCAN_MAX:
         try:
             _loader(source.text, pure=True).get_single_node()
-        except (yaml.YAMLError, RecursionError) as better:
+        except yaml.YAMLError as better:
             error = better
     if isinstance(error, yaml.reader.ReaderError):
         before = source.text[: error.position]
@@ -221,39 +233,48 @@ def _syntax_problem(source: Source, error: Exception) -> Problem:
         code = ord(character) if isinstance(character, str) else int(character)
         message = f"the character U+{code:04X} is not allowed in YAML"
         return problem_at(Place(source, line, column), message)
-    if not isinstance(error, yaml.MarkedYAMLError):
-        return problem_at(Place(source), "nested too deeply to be a configuration")
-    mark = error.problem_mark or error.context_mark
-    place = Place(source, mark.line, mark.column) if mark is not None else Place(source)
-    return problem_at(place, _reworded(error))
+    assert isinstance(error, yaml.MarkedYAMLError)
+    message, at_start = _reworded(error)
+    marks = (error.context_mark, error.problem_mark)
+    mark = next(m for m in (marks if at_start else marks[::-1]) if m is not None)
+    return problem_at(Place(source, mark.line, mark.column), message)
 
 
-def _reworded(error: "yaml.MarkedYAMLError") -> str:
-    """pyyaml's words where they help, ours where they puzzle."""
+def _reworded(error: "yaml.MarkedYAMLError") -> tuple[str, bool]:
+    """pyyaml's words where they help, ours where they puzzle; and whether the mistake is where
+    the construct begins rather than where the parser gave up."""
     what, context = error.problem or "syntax error", error.context or ""
-    opened = ""
+    before = ""
     if (start := error.context_mark) is not None and (end := error.problem_mark) is not None:
-        opened = f" that begins at line {start.line + 1}" if start.line != end.line else ""
+        before = f" before line {end.line + 1}" if start.line != end.line else ""
     if "'\\t'" in what:
-        return "a tab cannot indent YAML: use spaces"
+        return "a tab cannot indent YAML: use spaces", False
     if what.startswith("mapping values are not allowed"):
-        return 'a second ": " in one line: quote the value, or mend the indentation'
+        return 'a second ": " in one line: quote the value, or mend the indentation', False
     if context.startswith("expected a single document"):
-        return "a second document begins here: one file holds one"
+        return "a second document begins here: one file holds one", False
+    if context.startswith("while scanning an a"):  # alias, anchor
+        sign = "*" if "alias" in context else "&"
+        return f'a value that begins with "{sign}" must be quoted', True
     if what.startswith("found undefined alias"):
-        return f"{what.removeprefix('found ')}: quote a value that begins with *"
+        return f'{what.removeprefix("found ")}: quote a value that begins with "*"', False
     if context.startswith("while parsing a flow sequence"):
-        return f'the list "[…"{opened} is not closed: a "," or "]" is missing'
+        return f'this "[" is not closed: a "," or a "]" is missing{before}', True
     if context.startswith("while parsing a flow mapping"):
-        return f'the mapping "{{…"{opened} is not closed: a "," or "}}" is missing'
+        return f'this "{{" is not closed: a "," or a "}}" is missing{before}', True
+    if context.startswith("while parsing a flow node"):
+        if "stream end" in what:
+            return 'the file ends inside a list or a mapping: a "]" or a "}" is missing', False
+        return "a value is missing here", False
     if context.startswith("while scanning a quoted scalar") and "end of stream" in what:
-        return f"the quoted text{opened} is not closed"
+        return "this quotation mark has no second one", True
     if context.startswith("while scanning a simple key"):
-        return 'a ":" is missing after this key'
-    if context.startswith("while parsing a block mapping"):
-        return f"this line does not fit the indentation of the mapping{opened}"
-    if context.startswith("while parsing a block collection"):
-        return f"this line does not fit the indentation of the list{opened}"
-    if what.startswith("found character"):
-        return f"{what.removeprefix('found ')}: quote the value"
-    return f"{what} ({context})" if context else what
+        return 'a ":" is missing after this key', True
+    if context.startswith(("while parsing a block mapping", "while parsing a block collection")):
+        return "the indentation of this line matches nothing above it", False
+    if context.startswith("while scanning a plain scalar"):
+        return f"{what.removeprefix('found ')}: quote the value", False
+    if what.startswith("found character") and "cannot start any token" in what:
+        sign = what.removeprefix("found character ").partition(" that")[0].strip("'\"")
+        return f'a value cannot begin with "{sign}": quote it', False
+    return f"{what} ({context})" if context else what, False

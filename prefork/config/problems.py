@@ -7,6 +7,8 @@ All problems of one run are collected and shown together, each as
            | ^~~~~~~
 """
 
+import json
+import re
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -15,6 +17,8 @@ from prefork.errors import EXIT_CONFIG, OperatorError
 
 Severity = Literal["error", "warning"]
 
+# Where pyyaml and libyaml count a line (YAML 1.1, section 4.1.4); str.splitlines() has others.
+_BREAK: Final = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _WIDTH: Final = 100  # of a quoted source line; longer ones are cut around the caret
 _SHOWN: Final = 50  # problems printed in one run; a broken template can make thousands
 
@@ -36,8 +40,7 @@ class Source(Struct, frozen=True, eq=False):
 
     def line(self, number: int) -> str:
         """Line `number`, counted from 0 as pyyaml's marks do; empty beyond the end."""
-        # splitlines() would also split at form feeds and the like, where YAML does not.
-        lines = self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        lines = _BREAK.split(self.text)
         return lines[number] if 0 <= number < len(lines) else ""
 
 
@@ -88,6 +91,7 @@ def problem_at(
     severity: Severity = "error",
 ) -> Problem:
     """A problem at `place`, or one that has no place in any text."""
+    message = "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in message)
     if place is None:
         return Problem(message=message, suggestion=suggestion, severity=severity)
     return Problem(
@@ -100,6 +104,15 @@ def problem_at(
         width=place.width,
         source_line=_line_shown(place),
     )
+
+
+def quoted(text: str) -> str:
+    """Text of the operator's in a message: one line, and not too long a one."""
+    return json.dumps(text if len(text) <= 60 else text[:57] + "…", ensure_ascii=False)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class ConfigError(OperatorError):

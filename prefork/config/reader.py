@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from prefork.config.interpolate import InterpolationError, interpolate
 from prefork.config.nodes import Mapping, Node, Report, Scalar, Sequence, resembles
-from prefork.config.problems import Place, problem_at
+from prefork.config.problems import Place, problem_at, quoted
 
 Schema = dict[str, Any]
 
@@ -21,10 +21,11 @@ class Reader:
     """What a kind needs to read one option: its dotted key, the folder that relative paths start
     from, the variables, and whom to tell.
 
-    `secret` becomes true when the content of a `${file:}` went into the value.
+    `secret` becomes true when the content of a `${file:}` went into the value. `also` names the
+    words that may stand in place of what a kind wants.
     """
 
-    __slots__ = ("base", "path", "report", "secret", "variables")
+    __slots__ = ("also", "base", "path", "report", "secret", "variables")
 
     def __init__(
         self, path: str, base: str, variables: AbstractMapping[str, str], report: Report
@@ -34,6 +35,7 @@ class Reader:
         self.variables = variables
         self.report = report
         self.secret = False
+        self.also = ""
 
     def at(self, path: str) -> "Reader":
         """A reader of another key."""
@@ -47,6 +49,8 @@ class Reader:
         """
         if not isinstance(node, Scalar):
             raise self.refuse(node, wanted)
+        if node.broken:
+            raise RefusedError
         if node.derived or "$" not in node.text:
             return node
         try:
@@ -61,7 +65,7 @@ class Reader:
 
     def refuse(self, node: Node, wanted: str, suggestion: str | None = None) -> RefusedError:
         """Report that the option must be something else; the caller raises what is returned."""
-        what = f"must be {wanted}, not {shown(node)}{did_you_mean(suggestion)}"
+        what = f"must be {wanted}{self.also}, not {shown(node)}{did_you_mean(suggestion)}"
         return self.say(node, what, suggestion)
 
     def say(self, node: Node, what: str, suggestion: str | None = None) -> RefusedError:
@@ -108,13 +112,14 @@ def shown(node: Node) -> str:
         return "what the file holds"
     if node.is_null:
         return "empty"
-    text = node.text if len(node.text) <= 60 else node.text[:57] + "…"
-    return json.dumps(text, ensure_ascii=False)
+    return quoted(node.text)
 
 
 def did_you_mean(suggestion: str | None) -> str:
     """The tail of a message."""
-    return f' (did you mean "{suggestion}"?)' if suggestion is not None else ""
+    if suggestion is None or len(suggestion) > 80:
+        return ""
+    return f' (did you mean "{suggestion}"?)'
 
 
 def guess(word: str, known: AbstractSequence[str]) -> str | None:

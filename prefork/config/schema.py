@@ -284,7 +284,7 @@ class Config(Struct, frozen=True, kw_only=True):
         tuple[ListenAddress, ...],
         Option(
             Addresses(),
-            "Where to accept connections: `host:port`, `[v6]:port`, `:port` for every IPv4 "
+            "Where to accept connections. `host:port`, `[v6]:port`, `:port` for every IPv4 "
             "interface, `unix:path`, `fd:3` for an inherited descriptor, `systemd:name` for a "
             "socket unit. A mapping `{address, backlog, mode, v6only}` says more about one: the "
             "length of the accept queue, the permissions of a Unix socket, and whether an IPv6 "
