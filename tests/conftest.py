@@ -300,9 +300,10 @@ class Server:
         while (left := living_in(self.directory)) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not left, f"processes left: {left}\n{self.account()}"
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", self.port))
+        # The kernel closes a dead process's sockets a moment after it forgot its directory.
+        while not can_bind(self.port) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert can_bind(self.port), f"port {self.port} is still taken\n{self.account()}"
         for path in self.directory.rglob("*"):
             assert not stat.S_ISSOCK(path.lstat().st_mode), f"socket left: {path}"
             assert not path.name.endswith((".pid", ".oldbin")), f"pid file left: {path}"
@@ -432,6 +433,16 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def can_bind(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 def children(parent: int) -> list[int]:

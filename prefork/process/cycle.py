@@ -4,7 +4,7 @@ A reload never edits a cycle. It makes the next one beside the old, which shares
 then one of the two is discarded: the old at the commit, the new when it fails.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prefork.config.checks import worker_count
@@ -77,11 +77,13 @@ def init_cycle(
     inherited: Inherited,
     conf: Config | None = None,
     old: Cycle | None = None,
+    retired: Iterable[Listener] = (),
 ) -> Cycle:
     """The next cycle, ready to be served from. Raises OperatorError and leaves nothing open.
 
     `conf` is the configuration where it has been read already (the first cycle). Addresses equal
-    to those of `old` are adopted with their sockets and everything that waits in their queues.
+    to those of `old`, or of `retired` listeners that are still open, are adopted with their sockets
+    and everything that waits in their queues.
     """
     warnings: tuple[str, ...] = ()
     if conf is None:
@@ -95,7 +97,7 @@ def init_cycle(
     # Resolved here so that an unknown name stops a start or a reload, not every worker.
     uid, gid = identity.resolve(conf.user, conf.group)
     workers, reason = worker_count(conf)
-    previous: Sequence[Listener] = () if old is None else old.listeners
+    previous = (*(() if old is None else old.listeners), *retired)
     listeners = open_listeners(conf.listen, previous=previous, inherited=inherited)
     error_file = LogFile(conf.log.error.path)
     access = conf.log.access

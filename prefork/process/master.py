@@ -5,7 +5,6 @@ in the same order. The master never imports the application, never accepts a con
 reads a request; it has no threads and no timer that is not waiting for something.
 """
 
-import gc
 import os
 import signal
 import sys
@@ -15,21 +14,22 @@ from prefork.config.loader import ConfigSource
 from prefork.config.schema import Config
 from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
 from prefork.net.inherit import Inherited
-from prefork.net.listener import Listener
-from prefork.process import scaling, stop, terminal
+from prefork.process import scaling, sharing, stop, terminal
 from prefork.process.boot import Boot
+from prefork.process.children import Children
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
 from prefork.process.ready import ready_line
 from prefork.process.reload import Reload
+from prefork.process.retired import RetiredListeners
 from prefork.process.spawn import SpawnError, close_siblings
-from prefork.process.table import Death, ProcessSlot, ProcessTable, Respawn, reap
+from prefork.process.table import ProcessSlot, ProcessTable, Respawn
 from prefork.process.timers import Timers
 from prefork.process.upgrade import Predecessor, Upgrade
 from prefork.process.workers import WorkerProcesses
 from prefork.scoreboard import Scoreboard, fallback_path_beside
 from prefork.unix import signals
-from prefork.unix.channel import Channel, Command, Message
+from prefork.unix.channel import Channel
 from prefork.unix.daemon import Daemon, daemonize
 from prefork.unix.notify import Notifier
 from prefork.unix.pidfile import PidFile
@@ -65,6 +65,8 @@ def run(source: ConfigSource, conf: Config, *, started: float) -> int:
             Master(cycle, inherited, notifier, daemon, predecessor, started)
         )
     except OperatorError as error:
+        for listener in cycle.listeners:
+            listener.close(unlink=True)
         if cycle.error_file.is_file:
             cycle.error_log.emerg(str(error))
         if daemon is None:
@@ -94,7 +96,7 @@ def master_process_cycle(master: "Master") -> int:
 
         if flags.sigio:
             flags.sigio = False
-            master.read_channels()
+            master.children.read_channels()
 
         if flags.alarm and not delay:
             flags.alarm = False
@@ -102,7 +104,7 @@ def master_process_cycle(master: "Master") -> int:
 
         if flags.reap:
             flags.reap = False
-            master.reap_children()
+            master.children.reap()
 
         if not delay:
             stop.decide(flags, master.cycle.conf.on_term, master.cycle.error_log, master.workload)
@@ -186,23 +188,28 @@ class Master:
             stale = self.pid_file.create()
             if stale is not None:
                 cycle.error_log.notice(stale)
-        self.board = Scoreboard.create(
-            fallback_path=fallback_path_beside(conf.pid_file) if conf.pid_file else None
-        )
+        try:
+            self.board = Scoreboard.create(
+                fallback_path=fallback_path_beside(conf.pid_file) if conf.pid_file else None
+            )
+        except OperatorError:
+            if self.pid_file is not None:
+                self.pid_file.unlink()
+            raise
         self.flags = signals.SignalFlags()
         self.timers = Timers()
         self.table = ProcessTable(self.board.slots)
         self.workers = WorkerProcesses(
             self.table, self.board, self.timers, self._worker, lambda: self.cycle.error_log
         )
+        self.children = Children(self)
+        self.retired = RetiredListeners(self.table)
         self.commands = Commands(self.board)
         self.upgrade = Upgrade(self)
         self.reload: Reload | None = None
         self.target = cycle.workers
         self.noaccepting = False
-        self._boots: list[Boot] = []
-        self._retired: list[tuple[int, Listener]] = []
-        self._interface = ""
+        self.interface = ""
         self._served = False
         self._stopping = False
         self._exit_code = EXIT_OK
@@ -226,18 +233,21 @@ class Master:
 
         set_title(f"prefork: master {self.cycle.name}")
         self.tell_header()
-        # What exists now is never looked at by a collection again, so its pages stay shared.
-        gc.collect()
-        gc.freeze()
+        sharing.settle()
         try:
             rows = self.workers.start(self.cycle, self.target, Respawn.RESPAWN)
         except SpawnError as error:
             self._give_up(str(error))
             return
         boot = Boot(rows, on_ready=self.serving, on_failed=self._stillborn, tolerant=True)
-        self.await_boot(boot)
+        self.children.await_boot(boot)
         if self.notifier.watchdog_interval is not None:
             self._pet_watchdog()
+
+    @property
+    def wants_workers(self) -> bool:
+        """Is something wrong when there is no worker?"""
+        return self._served and not self._stopping and not self.noaccepting
 
     def start_workers(self) -> None:
         """A whole set of workers again, after they had been drained."""
@@ -246,11 +256,7 @@ class Master:
             rows = self.workers.start(self.cycle, self.target, Respawn.RESPAWN)
         except SpawnError:
             return
-        self.await_boot(Boot(rows, on_ready=self.tell_status, on_failed=lambda *_: None))
-
-    def await_boot(self, boot: Boot) -> None:
-        self._boots = [one for one in self._boots if not one.decided]
-        self._boots.append(boot)
+        self.children.await_boot(Boot(rows, on_ready=self.tell_status, on_failed=lambda *_: None))
 
     def _worker(self, cycle: Cycle, row: ProcessSlot, channel: Channel) -> NoReturn:
         from prefork.process.worker import worker_process_cycle
@@ -273,15 +279,15 @@ class Master:
         others = [self.cycle]
         if self.reload is not None and self.reload.new is not None:
             others.append(self.reload.new)
+        listeners = {id(one): one for one in self.retired}
         for other in others:
+            listeners.update((id(one), one) for one in other.listeners)
             if other is not cycle:
                 other.close_logs()
-        for listener in (
-            *(one for other in others for one in other.listeners),
-            *(one for _, one in self._retired),
-        ):
-            if all(listener is not one for one in cycle.listeners):
-                listener.close()
+        for one in cycle.listeners:
+            listeners.pop(id(one), None)
+        for one in listeners.values():
+            one.close()
 
     def serving(self) -> None:
         """The first workers are ready: say so to everyone who waits for it, once."""
@@ -289,7 +295,7 @@ class Master:
             return
         self._served = True
         cycle = self.cycle
-        line = ready_line(cycle, self._interface, self._workers(), self._started)
+        line = ready_line(cycle, self.interface, self._workers(), self._started)
         cycle.error_log.notice(line)
         self.tell_status()
         self.predecessor.greet()
@@ -310,121 +316,6 @@ class Master:
         self._exit_code = EXIT_FAILED
         self.flags.terminate = True
         self.timers.after(0.0, _wake)  # when this comes before the first sleep
-
-    # What the sleep was interrupted for
-
-    def read_channels(self) -> None:
-        for row in list(self.table):
-            if row.living:
-                self._read_channel(row)
-
-    def _read_channel(self, row: ProcessSlot) -> None:
-        if row.channel is None:
-            return
-        for message in row.channel.receive():
-            if row.detached:
-                if message.command is Command.READY:
-                    self.upgrade.ready(row)
-            else:
-                self._heard(row, message)
-
-    def _heard(self, row: ProcessSlot, message: Message) -> None:
-        if message.command is Command.READY:
-            row.ready = True
-            row.last_failure = ""
-            self._interface = message.payload.decode()
-            if not row.exiting:
-                row.disarm()
-            for boot in list(self._boots):
-                boot.ready(row)
-        elif message.command is Command.FAILED:
-            row.failure = message.payload.decode(errors="replace")
-            self._say_failure(row)
-
-    def _say_failure(self, row: ProcessSlot) -> None:
-        """One traceback, not one per worker and not one per attempt."""
-        said = any(other is not row and other.failure == row.failure for other in self.table)
-        if said or row.last_failure == row.failure:
-            self.cycle.error_log.notice(f"{row.name} {row.pid} failed to start for the same reason")
-        else:
-            self.cycle.error_log.error(f"{row.name} {row.pid} failed to start: {row.failure}")
-        row.last_failure = row.failure
-
-    def reap_children(self) -> None:
-        """Collect the dead, and fill their rows again (nginx: `ngx_reap_children`)."""
-        for death in reap(self.table, self.cycle.error_log):
-            row = death.row
-            self._read_channel(row)  # its last words are still in there
-            if row.detached:
-                self.upgrade.died(row, death.text)
-            else:
-                self._bury(death)
-        self._close_retired()
-
-    def _bury(self, death: Death) -> None:
-        row = death.row
-        slot = self.board.slot(row.index)
-        slot.last_exit = death.status + 1
-        slot.pid = 0
-        self.board.fold(row.index)
-        row.disarm()
-        if row.channel is not None:
-            row.channel.close()
-            row.channel = None
-        pid, row.pid = row.pid, -1
-        if not row.exiting:
-            reason = row.failure or f"{row.name} {pid} {death.text}"
-            for boot in list(self._boots):
-                boot.died(row, reason)
-        if row.respawn and not row.exiting and not self.flags.terminate and not self.flags.quit:
-            row.held = True
-            wait = row.backoff.delay(was_ready=row.ready, uptime=death.uptime)
-            if wait:
-                self.cycle.error_log.notice(f"{row.name} comes back in {wait:g} s")
-                row.timer = self.timers.after(wait, lambda: self._respawn(row))
-            else:
-                self._respawn(row)
-        else:
-            row.release()
-            if self._served and not self._stopping and not self.noaccepting:
-                self._mourn()
-
-    def _respawn(self, row: ProcessSlot) -> None:
-        row.timer = None
-        if row.cycle is None or not row.held:
-            return
-        try:
-            self.workers.spawn(row.cycle, Respawn.RESPAWN, row)
-        except SpawnError:
-            row.held = True
-            row.timer = self.timers.after(1.0, lambda: self._respawn(row))
-
-    def _mourn(self) -> None:
-        if not self.table.workers():
-            self.cycle.error_log.alert(
-                "no worker is left and none may be respawned; HUP starts new ones"
-            )
-
-    def retire_listeners(self, listeners: tuple[Listener, ...], generation: int) -> None:
-        """Close these when the last worker of `generation`, or an older one, has left."""
-        self._retired += [(generation, listener) for listener in listeners]
-        self._close_retired()
-
-    def _close_retired(self) -> None:
-        if not self._retired:
-            return
-        left = [row.cycle.generation for row in self.table.workers() if row.cycle is not None]
-        waiting: list[tuple[int, Listener]] = []
-        for generation, listener in self._retired:
-            kept = any(listener is one for one in self.cycle.listeners)
-            if kept:
-                continue  # a later reload asked for the address again and adopted it
-            if any(one <= generation and one != self.cycle.generation for one in left):
-                waiting.append((generation, listener))
-            else:
-                self.cycle.error_log.notice(f"closed {listener.url}")
-                listener.close(unlink=True)
-        self._retired = waiting
 
     # Commands
 
@@ -518,13 +409,15 @@ class Master:
         header.listen = "\n".join(self.cycle.urls)
 
     def tell_status(self) -> None:
-        """READY=1 with the line `systemctl status` shows."""
+        """READY=1, once we are, with the line `systemctl status` shows."""
         if self._stopping:
             return
         status = f"{self._workers()}, generation {self.cycle.generation}"
         if self.noaccepting:
             status = "workers drained (WINCH)"
-        if self.predecessor.upgraded:
+        if not self._served:
+            self.notifier.status(status)
+        elif self.predecessor.upgraded:
             self.notifier.ready(status=status, mainpid=os.getpid())
         else:
             self.notifier.ready(status=status)
@@ -555,7 +448,7 @@ class Master:
             self._daemon.failed(self._exit_code, "prefork: stopped before it was ready")
         if self.pid_file is not None:
             self.pid_file.unlink()
-        for listener in (*self.cycle.listeners, *(one for _, one in self._retired)):
+        for listener in (*self.cycle.listeners, *self.retired):
             listener.close(unlink=not others)
         self.board.close()
         self.cycle.error_log.notice("exit")

@@ -8,6 +8,7 @@ inside: it goes on reaping, reopening and stopping while the new workers boot.
 
 import signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prefork.config.schema import Config
@@ -44,7 +45,12 @@ class Reload:
         log.notice("reconfiguring")
         master.notifier.reloading()
         try:
-            self.new = init_cycle(self._old.source, inherited=master.inherited, old=self._old)
+            self.new = init_cycle(
+                self._old.source,
+                inherited=master.inherited,
+                old=self._old,
+                retired=master.retired,
+            )
         except OperatorError as error:
             self._fail(str(error))
             return
@@ -58,11 +64,11 @@ class Reload:
             self._roll_back(f"the new workers could not be started: {error}")
             return
         self._boot = Boot(rows, on_ready=self._commit, on_failed=self._died)
-        master.await_boot(self._boot)
+        master.children.await_boot(self._boot)
 
     def abandon(self, why: str) -> None:
         """Something stronger has come."""
-        self._roll_back(why)
+        self._roll_back(why, write=self._old.error_log.notice)
 
     def _commit(self) -> None:
         master, old, new = self._master, self._old, self.new
@@ -73,7 +79,7 @@ class Reload:
         master.cycle = new
         master.set_target(new.workers)
         master.tell_header()
-        master.retire_listeners(old.without(new), old.generation)
+        master.retired.add(old.without(new))
         leaving = master.workers.signal_all(signal.SIGQUIT)
         for row in master.table:
             # The mark has done its work; nobody of the new generation was passed by for nothing.
@@ -85,6 +91,7 @@ class Reload:
         for key in needs_restart(old.conf, new.conf):
             text += f"\n{key} has changed: that takes effect with a restart"
         new.error_log.notice(f"reconfigured: {text}")
+        master.retired.close_unused(new.listeners, new.error_log)
         old.close_logs()
         master.commands.finish(self._ticket, ok=True, text=text)
         master.serving()  # when the very first workers had not got that far
@@ -93,7 +100,7 @@ class Reload:
     def _died(self, _row: ProcessSlot, reason: str) -> None:
         self._roll_back(reason)
 
-    def _roll_back(self, reason: str) -> None:
+    def _roll_back(self, reason: str, write: Callable[[str], None] | None = None) -> None:
         master, new = self._master, self.new
         master.reload = None
         if self._boot is not None:
@@ -103,17 +110,18 @@ class Reload:
                 if row.cycle is new:
                     master.workers.drop(row)
             # Its own listeners are closed when its last worker has left, as after a commit.
-            master.retire_listeners(new.without(self._old), new.generation)
+            master.retired.add(new.without(self._old))
             new.close_logs()
-        self._fail(reason)
+        self._fail(reason, write)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, write: Callable[[str], None] | None = None) -> None:
         master = self._master
         generation = self._old.generation
         first, _, _rest = reason.partition("\n")
         # A worker's report has been logged when it came; a configuration's has not.
         said = first if self.new is not None else reason
-        master.cycle.error_log.error(f"reload failed, generation {generation} serves on: {said}")
+        write = write or master.cycle.error_log.error
+        write(f"reload failed, generation {generation} serves on: {said}")
         master.commands.finish(
             self._ticket,
             ok=False,

@@ -36,7 +36,7 @@ def more(master: "Master") -> None:
         text = f"workers: {before} -> {before + 1}, but the new one failed: {reason}"
         master.commands.finish(ticket, ok=False, text=text)
 
-    master.await_boot(Boot([row], on_ready=ready, on_failed=failed))
+    master.children.await_boot(Boot([row], on_ready=ready, on_failed=failed))
 
 
 def fewer(master: "Master") -> None:

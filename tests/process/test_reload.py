@@ -169,6 +169,32 @@ def test_listeners_are_adopted_bound_and_closed(daemon: "Daemons", load: "type[L
         server.get(port=second)
 
 
+def test_an_address_given_up_and_wanted_again(daemon: "Daemons") -> None:
+    """While an old worker still drains on it, the socket is there to be adopted."""
+    server = daemon(workers=1)
+    unix = server.directory / "app.sock"
+    both = [f"127.0.0.1:{server.port}", f"unix:{unix}"]
+    server.write_config(listen=both)
+    server.send(signal.SIGHUP)
+    server.wait_for("generation 1 -> 2")
+    with server.connect() as client:
+        client.sendall(b"GET /sleep/2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.2)
+        server.write_config(listen=both[:1])
+        server.send(signal.SIGHUP)
+        server.wait_for("generation 2 -> 3")
+        server.write_config(listen=both)
+        server.send(signal.SIGHUP)
+        server.wait_for("generation 3 -> 4")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    server.wait_for(lambda: len(server.pids()) == 1)
+    assert "closed" not in server.log
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(unix))
+        other.sendall(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
+        assert other.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_what_needs_a_restart_is_said(daemon: "Daemons") -> None:
     server = daemon()
     server.write_config(pid_file="run/other.pid")
@@ -194,7 +220,6 @@ def test_a_stop_ends_a_reload(daemon: "Daemons") -> None:
     server.write_app("import time\ntime.sleep(60)\n")
     server.send(signal.SIGHUP)
     server.wait_for(lambda: len(server.pids()) == 4)
-    server.expect("reload failed, generation 1 serves on: the server stops")
     began = time.monotonic()
     assert server.stop(signal.SIGQUIT) == 0
     assert time.monotonic() - began < 8

@@ -1,0 +1,120 @@
+"""What the children say, how they end, and who comes back.
+
+After `ngx_reap_children`. Words come over the channel: READY, or FAILED with a report. A death
+comes by SIGCHLD, and is always the later of the two: whatever a child has said is read before it
+is buried.
+"""
+
+from typing import TYPE_CHECKING
+
+from prefork.process.boot import Boot
+from prefork.process.spawn import SpawnError
+from prefork.process.table import NO_PROCESS, Death, ProcessSlot, Respawn, reap
+from prefork.unix.channel import Command, Message
+
+if TYPE_CHECKING:
+    from prefork.process.master import Master
+
+
+class Children:
+    """The master's ears."""
+
+    def __init__(self, master: "Master") -> None:
+        self._master = master
+        self._boots: list[Boot] = []
+
+    def await_boot(self, boot: Boot) -> None:
+        """Let `boot` hear who gets ready and who dies."""
+        self._boots = [one for one in self._boots if not one.decided]
+        self._boots.append(boot)
+
+    def read_channels(self) -> None:
+        """A SIGIO says that somebody wrote; not who."""
+        for row in list(self._master.table):
+            if row.living:
+                self._read_channel(row)
+
+    def _read_channel(self, row: ProcessSlot) -> None:
+        if row.channel is None:
+            return
+        for message in row.channel.receive():
+            if not row.detached:
+                self._heard(row, message)
+            elif message.command is Command.READY:
+                self._master.upgrade.ready(row)
+
+    def _heard(self, row: ProcessSlot, message: Message) -> None:
+        if message.command is Command.READY:
+            row.ready = True
+            row.last_failure = ""
+            self._master.interface = message.payload.decode()
+            if not row.exiting:
+                row.disarm()
+            for boot in list(self._boots):
+                boot.ready(row)
+        elif message.command is Command.FAILED:
+            row.failure = message.payload.decode(errors="replace")
+            self._say_failure(row)
+
+    def _say_failure(self, row: ProcessSlot) -> None:
+        """One traceback, not one per worker and not one per attempt."""
+        log = self._master.cycle.error_log
+        others = (other for other in self._master.table if other is not row)
+        if row.failure in (row.last_failure, *(other.failure for other in others)):
+            log.notice(f"{row.name} {row.pid} failed to start for the same reason")
+        else:
+            log.error(f"{row.name} {row.pid} failed to start: {row.failure}")
+        row.last_failure = row.failure
+
+    def reap(self) -> None:
+        """Collect the dead, and fill their rows again."""
+        master = self._master
+        for death in reap(master.table, master.cycle.error_log):
+            self._read_channel(death.row)  # its last words are still in there
+            if death.row.detached:
+                master.upgrade.died(death.row, death.text)
+            else:
+                self._bury(death)
+        master.retired.close_unused(master.cycle.listeners, master.cycle.error_log)
+
+    def _bury(self, death: Death) -> None:
+        master, row = self._master, death.row
+        slot = master.board.slot(row.index)
+        slot.last_exit = death.status + 1
+        slot.pid = 0
+        master.board.fold(row.index)
+        row.disarm()
+        if row.channel is not None:
+            row.channel.close()
+            row.channel = None
+        reason = row.failure or f"{row.name} {row.pid} {death.text}"
+        row.pid = NO_PROCESS
+        if not row.exiting:
+            for boot in list(self._boots):
+                boot.died(row, reason)  # which may end a reload, or everything
+        if row.respawn and not row.exiting and not master.flags.terminate and not master.flags.quit:
+            self._bring_back(row, death)
+        else:
+            row.release()
+            if not master.table.workers() and master.wants_workers:
+                master.cycle.error_log.alert(
+                    "no worker is left and none may be respawned; HUP starts new ones"
+                )
+
+    def _bring_back(self, row: ProcessSlot, death: Death) -> None:
+        row.held = True
+        wait = row.backoff.delay(was_ready=row.ready, uptime=death.uptime)
+        if wait:
+            self._master.cycle.error_log.notice(f"{row.name} comes back in {wait:g} s")
+            row.timer = self._master.timers.after(wait, lambda: self._respawn(row))
+        else:
+            self._respawn(row)
+
+    def _respawn(self, row: ProcessSlot) -> None:
+        row.timer = None
+        if row.cycle is None or not row.held:
+            return
+        try:
+            self._master.workers.spawn(row.cycle, Respawn.RESPAWN, row)
+        except SpawnError:
+            row.timer = self._master.timers.after(1.0, lambda: self._respawn(row))

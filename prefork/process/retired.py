@@ -1,0 +1,49 @@
+"""Listening sockets that no configuration wants any more, but an old worker still has.
+
+They are closed in the master when the last such worker has left: then nobody answers there, and a
+client is refused instead of being kept waiting.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from prefork.log import ErrorLog
+from prefork.net.listener import Listener
+from prefork.process.table import ProcessTable
+
+
+class RetiredListeners:
+    """Iterating gives those that are still open."""
+
+    def __init__(self, table: ProcessTable) -> None:
+        self._table = table
+        self._listeners: list[Listener] = []
+
+    def __iter__(self) -> Iterator[Listener]:
+        return iter(self._listeners)
+
+    def add(self, listeners: Iterable[Listener]) -> None:
+        self._listeners += [one for one in listeners if not _in(one, self._listeners)]
+
+    def close_unused(self, wanted: Iterable[Listener], log: ErrorLog) -> None:
+        """Close what no living worker has; `wanted` are the current cycle's."""
+        if not self._listeners:
+            return
+        wanted = list(wanted)
+        used = [*wanted]
+        for row in self._table.workers():
+            if row.cycle is not None:
+                used += row.cycle.listeners
+        left: list[Listener] = []
+        for listener in self._listeners:
+            if _in(listener, wanted):
+                continue  # a later reload has asked for it again
+            if _in(listener, used):
+                left.append(listener)
+            else:
+                log.notice(f"closed {listener.url}")
+                listener.close(unlink=True)
+        self._listeners = left
+
+
+def _in(listener: Listener, others: Iterable[Listener]) -> bool:
+    return any(listener is one for one in others)
