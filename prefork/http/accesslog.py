@@ -7,7 +7,8 @@ Consequence: the time stamp is text that is renewed once a second, lines are kep
 leave by one `write`, and nothing is decoded that the line does not show.
 Choice: a format is compiled once into one function (`logformat`). The fields of the request's
 head come from a memo keyed by the bytes after the request line, because one client sends the
-same fields over and over; it lives no longer than a buffer of lines.
+same fields over and over; it is emptied when it is full, and when lines are so few that they
+leave by age.
 Cost: a client whose fields never repeat pays for the memo without using it, so the memo rests
 when it is seen not to pay.
 """
@@ -96,7 +97,6 @@ class AccessLog:
             elif self.misses * 2 > len(lines):
                 self.resting = MEMO_REST
             lines.clear()
-            self.memo.clear()
             self.misses = self.size = 0
             self.file.write(text.encode())
 
@@ -110,6 +110,7 @@ class AccessLog:
             if left > 0:
                 return left
             self.flush()
+            self.memo.clear()
         self._armed = False
         return None
 

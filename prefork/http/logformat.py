@@ -185,7 +185,9 @@ class LogFormat:
                 "            if runs is None:",
                 "                runs = read_runs(exchange)",
                 "                log.misses += 1",
-                f"                if len(memo) < {MEMO_ENTRIES} and len(key) < {MEMO_KEY}:",
+                f"                if len(key) < {MEMO_KEY}:",
+                f"                    if len(memo) == {MEMO_ENTRIES}:",
+                "                        memo.clear()",
                 "                    memo[key] = runs",
                 f"        {names}= runs",
             ]

@@ -14,7 +14,7 @@ import pytest
 
 from prefork.errors import OperatorError
 from prefork.http.accesslog import MEMO_REST, AccessLog, check_format
-from prefork.http.logformat import COMBINED, VARIABLES
+from prefork.http.logformat import COMBINED, MEMO_ENTRIES, VARIABLES
 from prefork.log import LogFile
 
 STAMP = r"\d\d/[A-Z][a-z][a-z]/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}"
@@ -308,6 +308,15 @@ class TestMemo:
         log.record(Request())
         log.flush()
         assert log.resting == 0
+
+    def test_holds_little_and_nothing_when_idle(self, file):
+        log = AccessLog(file, COMBINED, flush_after=0)
+        for n in range(2000):
+            log.record(with_fields(b"X-Request-Id: %d" % (n // 10)))
+            assert len(log.memo) <= MEMO_ENTRIES
+        assert log.memo
+        assert log.tick() is None
+        assert not log.memo
 
     def test_a_huge_head_is_not_kept(self, file):
         log = AccessLog(file, COMBINED)
