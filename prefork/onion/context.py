@@ -11,12 +11,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
 
 from prefork.errors import HttpError
-from prefork.http.status import reason
+from prefork.http.status import REASONS, reason
 from prefork.onion.bodies import UNSET
 from prefork.onion.cookies import Cookies
-from prefork.onion.fields import Fields
+from prefork.onion.fields import Fields, field_line, type_line
 from prefork.onion.request import Query, Request
-from prefork.onion.response import Response
+from prefork.onion.response import Response, set_body
 from prefork.onion.threads import LentThread, run_blocking
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _SIMPLE: Final = frozenset({str, bytes})
+_FINAL: Final = frozenset(code for code in REASONS if code >= 200)
 
 
 class Service:
@@ -274,7 +275,7 @@ class Context:
         if self._body is UNSET and body.__class__ in _SIMPLE:
             self._body = body
         else:
-            self.response.body = body
+            set_body(self, body)
 
     @property
     def status(self) -> int:
@@ -289,7 +290,15 @@ class Context:
 
     @status.setter
     def status(self, status: int) -> None:
-        self.response.status = status
+        if (
+            status.__class__ is int
+            and status in _FINAL
+            and self._body is UNSET
+            and not self.exchange.head_sent
+        ):
+            self._status = status
+        else:
+            self.response.status = status
 
     # The response: delegated
 
@@ -311,7 +320,10 @@ class Context:
 
     @type.setter  # noqa: A003 -- the property above, which has Koa's name
     def type(self, kind: str) -> None:
-        self.response.type = kind
+        if self._fields is None and not self.exchange.head_sent:
+            self._fields = {"content-type": type_line(kind)}
+        else:
+            self.response.type = kind
 
     @property
     def length(self) -> int | None:
@@ -345,8 +357,17 @@ class Context:
     def writable(self) -> bool:
         return self.response.writable
 
-    def set(self, name: str, value: str | int | Iterable[str]) -> None:
-        self.response.set(name, value)
+    def set(
+        self, name: str | Mapping[str, str | int], value: str | int | Iterable[str] | None = None
+    ) -> None:
+        if isinstance(name, str) and isinstance(value, str) and not self.exchange.head_sent:
+            key, line = field_line(name, value)
+            if self._fields is None:
+                self._fields = {key: line}
+            else:
+                self._fields[key] = line
+        else:
+            self.response.set(name, value)
 
     def append(self, name: str, value: str | int | Iterable[str]) -> None:
         self.response.append(name, value)

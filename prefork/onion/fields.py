@@ -61,14 +61,14 @@ _COMPRESSED: Final = {
 
 
 @functools.lru_cache(512)
-def _name_of(name: str) -> tuple[str, bytes]:
-    """(lower-case name, `b"Name: "`). Raises ValueError."""
+def _name_of(name: str) -> tuple[str, str]:
+    """(lower-case name, `"Name: "`). Raises ValueError."""
     if not _TOKEN(name):
         raise ValueError(f"invalid header name {name!r}")
     key = name.lower()
     if key in _SERVERS_OWN:
         raise ValueError(f"{name} is written by the server and cannot be set")
-    return key, f"{name}: ".encode("ascii")
+    return key, f"{name}: "
 
 
 def field_key(name: str) -> str:
@@ -83,11 +83,11 @@ def field_line(name: str, value: str | int) -> tuple[str, bytes]:
         if not isinstance(value, int):
             raise TypeError(f"header {name}: a str or an int, not {type(value).__name__}")
         value = str(int(value))
-    elif _BAD_VALUE(value):
+    elif not (value.isascii() and value.isprintable()) and _BAD_VALUE(value):
         raise ValueError(f"invalid character in the value of header {name}: {value!r}")
     if key == "content-length" and not value.isdecimal():
         raise ValueError(f"Content-Length must be a number of bytes, not {value!r}")
-    return key, start + value.strip(" \t").encode("latin-1") + b"\r\n"
+    return key, f"{start}{value}\r\n".encode("latin-1")
 
 
 def values_of(lines: bytes) -> list[str]:

@@ -21,9 +21,22 @@ import msgspec
 from prefork.errors import HttpError, PeerError
 from prefork.http.dates import format_http_date
 from prefork.http.status import REASONS
-from prefork.onion.bodies import UNSET, Kind, implied_type, is_html, kind_of
+from prefork.onion import fields
+from prefork.onion.bodies import (
+    ASYNC,
+    FILE,
+    JSON,
+    OCTETS,
+    PATH,
+    SYNC,
+    TEXT,
+    UNSET,
+    implied_type,
+    is_html,
+    kind_of,
+)
 from prefork.onion.compose import QuickIterator
-from prefork.onion.fields import HTML, TEXT, field_line, values_of
+from prefork.onion.fields import field_line, values_of
 from prefork.onion.response import is_bodiless
 from prefork.onion.threads import run_blocking
 
@@ -42,7 +55,7 @@ def respond(ctx: "Context") -> Coroutine[Any, Any, None] | None:
     exchange = ctx.exchange
     if body.__class__ is str and ctx._fields is None and not ctx._status and not exchange.head_sent:
         # The commonest answer: text, and nothing said about it.
-        content_type = HTML if body[:1] <= "<" and is_html(body) else TEXT
+        content_type = fields.HTML if body[:1] <= "<" and is_html(body) else fields.TEXT
         exchange.reply(200, content_type, body.encode())
         return None
     if exchange.head_sent:
@@ -61,17 +74,17 @@ def respond(ctx: "Context") -> Coroutine[Any, Any, None] | None:
         exchange.reply(status, _fields(ctx, b""), b"")
         return None
     kind = kind_of(body)
-    if kind is Kind.TEXT:
+    if kind is TEXT:
         exchange.reply(status, _fields(ctx), body.encode())
-    elif kind is Kind.JSON:
+    elif kind is JSON:
         exchange.reply(status, _fields(ctx), _encode_json(body))
-    elif kind is Kind.OCTETS:
+    elif kind is OCTETS:
         exchange.reply(status, _fields(ctx), bytes(body))
-    elif kind is Kind.PATH:
+    elif kind is PATH:
         return _send_path(ctx, status, body)
-    elif kind is Kind.FILE:
+    elif kind is FILE:
         return _send_open_file(ctx, status, body)
-    elif kind is Kind.ASYNC:
+    elif kind is ASYNC:
         return _send_async(ctx, status, body)
     else:
         return _send_sync(ctx, status, body)
@@ -83,15 +96,16 @@ def _fields(ctx: "Context", content_type: bytes | None = None) -> bytes:
 
     `content_type` overrides both. Content-Length is left to the exchange.
     """
-    fields = ctx._fields
-    if fields is None:
+    lines = ctx._fields
+    if lines is None:
         return implied_type(ctx._body) if content_type is None else content_type
-    fields.pop("content-length", None)
+    if "content-length" in lines:
+        del lines["content-length"]
     if content_type is not None:
-        fields["content-type"] = content_type
-    elif "content-type" not in fields:
-        fields["content-type"] = implied_type(ctx._body)
-    return b"".join(fields.values())
+        lines["content-type"] = content_type
+    elif "content-type" not in lines:
+        lines["content-type"] = implied_type(ctx._body)
+    return b"".join(lines.values())
 
 
 def _reply_without_body(ctx: "Context", status: int) -> None:
@@ -104,7 +118,7 @@ def _reply_without_body(ctx: "Context", status: int) -> None:
         exchange.end()
         return
     text = ctx.message or str(status)
-    exchange.reply(status, _fields(ctx, TEXT), text.encode())
+    exchange.reply(status, _fields(ctx, fields.TEXT), text.encode())
 
 
 def _set_type(ctx: "Context") -> bytes:
@@ -269,7 +283,7 @@ async def close_held(ctx: "Context") -> None:
         try:
             if hasattr(body, "aclose"):
                 await body.aclose()
-            elif kind_of(body) is Kind.SYNC and not isinstance(body, QuickIterator):
+            elif kind_of(body) is SYNC and not isinstance(body, QuickIterator):
                 # It was never sent. Its `finally` may block like the rest of it.
                 await run_blocking(ctx, _ThreadedIterator(body).close)
             elif hasattr(body, "close"):
@@ -299,10 +313,10 @@ async def respond_to_error(ctx: "Context", error: Exception) -> None:
     status, text, lines = 500, REASONS[500], b""
     if isinstance(error, HttpError):
         try:
-            fields = dict([field_line(name, value) for name, value in error.headers.items()])
-            fields.pop("content-type", None)  # the text is ours
-            fields.pop("content-length", None)
-            lines = b"".join(fields.values())
+            own = dict([field_line(name, value) for name, value in error.headers.items()])
+            own.pop("content-type", None)  # the text is ours
+            own.pop("content-length", None)
+            lines = b"".join(own.values())
         except (ValueError, TypeError) as wrong:
             _log(ctx, wrong, "the headers of an error")
         # Koa: a status that is nobody's becomes 500.
@@ -314,7 +328,7 @@ async def respond_to_error(ctx: "Context", error: Exception) -> None:
     elif isinstance(error, FileNotFoundError):
         status, text = 404, REASONS[404]
     ctx._status = status
-    exchange.reply(status, lines + TEXT, text.encode("utf-8", "backslashreplace"))
+    exchange.reply(status, lines + fields.TEXT, text.encode("utf-8", "backslashreplace"))
 
 
 def _by_client(ctx: "Context", error: Exception) -> bool:
@@ -350,8 +364,9 @@ async def _tell(ctx: "Context", error: Exception) -> None:
 
 def _log(ctx: "Context", error: Exception, where: str | None) -> None:
     what = f"{type(error).__name__} in {where}" if where else type(error).__name__
+    said = str(error) or (f"{error.status}" if isinstance(error, HttpError) else "")
     ctx._service.error_log.error(
-        f"{what}: {error}, {_request(ctx)}",
+        f"{what}: {said}, {_request(ctx)}" if said else f"{what}, {_request(ctx)}",
         connection=ctx.exchange.connection_number,
         exc=error,
     )

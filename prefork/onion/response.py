@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from prefork.http.dates import format_http_date, parse_http_date
 from prefork.http.status import NO_BODY
-from prefork.onion.bodies import UNSET, Kind, implied_type, kind_of, must_be_closed
+from prefork.onion.bodies import FILE, JSON, UNSET, implied_type, kind_of
+from prefork.onion.fields import JSON as JSON_TYPE
 from prefork.onion.fields import (
-    JSON,
     NO_TYPE,
     Fields,
     field_key,
@@ -32,6 +32,44 @@ EMPTY: Final = frozenset({204, 205, 304})
 _REDIRECTS: Final = frozenset({300, 301, 302, 303, 305, 307, 308})
 # What may stand in a URL as it is, "%" among it: an encoded URL is not encoded again.
 _URL_SAFE: Final = "!#$%&'()*+,/:;=?@[]~"
+
+
+def set_body(ctx: "Context", body: Any) -> None:
+    """Koa's rules of `ctx.body = body`; what the status becomes is told by `Context.status`."""
+    if body is None:
+        _clear_body(ctx)
+        return
+    old = ctx._body
+    kind = kind_of(body)
+    fields = ctx._fields
+    if old is not UNSET and old is not None and old is not body:
+        # A layer that replaces a body (compresses it, wraps it) keeps its type, not its length.
+        if fields is None:
+            fields = ctx._fields = {}
+        fields.pop("content-length", None)
+        if fields.setdefault("content-type", implied_type(old)) == NO_TYPE:
+            del fields["content-type"]
+    if kind is JSON and fields is not None:
+        line = fields.get("content-type")
+        if line is not None and b"json" not in line:
+            fields["content-type"] = JSON_TYPE
+    if kind >= FILE:
+        # Closed when the request is over, whatever becomes of it. A body that was replaced is kept
+        # until then too: the new one may well read from it.
+        if ctx._held is None:
+            ctx._held = []
+        if not any(held is body for held in ctx._held):
+            ctx._held.append(body)
+    ctx._body = body
+
+
+def _clear_body(ctx: "Context") -> None:
+    ctx._body = None
+    if ctx._status and ctx._status not in EMPTY:
+        ctx._status = 204
+    if ctx._fields is not None:
+        ctx._fields.pop("content-type", None)
+        ctx._fields.pop("content-length", None)
 
 
 class Response:
@@ -77,39 +115,7 @@ class Response:
 
     @body.setter
     def body(self, body: Any) -> None:
-        ctx = self.ctx
-        old = ctx._body
-        if body is None:
-            self._clear()
-            return
-        kind = kind_of(body)
-        fields = ctx._fields
-        if old is not UNSET and old is not None and old is not body:
-            # A layer that replaces a body (compresses it, wraps it) keeps its type, not its length.
-            if fields is None:
-                fields = ctx._fields = {}
-            fields.pop("content-length", None)
-            if fields.setdefault("content-type", implied_type(old)) == NO_TYPE:
-                del fields["content-type"]
-        if kind is Kind.JSON and fields and "json" not in self.type:
-            fields["content-type"] = JSON
-        if must_be_closed(kind):
-            # Closed when the request is over, whatever becomes of it. A body that was replaced is
-            # kept until then too: the new one may well read from it.
-            if ctx._held is None:
-                ctx._held = []
-            if not any(held is body for held in ctx._held):
-                ctx._held.append(body)
-        ctx._body = body
-
-    def _clear(self) -> None:
-        ctx = self.ctx
-        ctx._body = None
-        if ctx._status and ctx._status not in EMPTY:
-            ctx._status = 204
-        if ctx._fields is not None:
-            ctx._fields.pop("content-type", None)
-            ctx._fields.pop("content-length", None)
+        set_body(self.ctx, body)
 
     # Header fields
 
