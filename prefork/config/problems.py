@@ -72,7 +72,7 @@ class Problem(Struct, frozen=True, kw_only=True):
 
     @property
     def headline(self) -> str:
-        """`conf.yaml:3:1: error: unknown key …`, in one line."""
+        """`conf.yaml:3:1: error: unknown key …`."""
         where = self.file or ""
         if self.file is not None and self.line is not None:
             where = f"{self.file}:{self.line}:{self.column}"
@@ -81,7 +81,9 @@ class Problem(Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         if self.source_line is None:
             return self.headline
-        return "\n".join((self.headline, *_quote(self)))
+        # What follows the first line of a message (a traceback) follows the quotation too.
+        first, *rest = self.headline.split("\n")
+        return "\n".join((first, *_quote(self), *rest))
 
 
 def problem_at(
