@@ -20,7 +20,7 @@ import contextlib
 import contextvars
 import selectors
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 from prefork.event.reactor import READABLE, WRITABLE, Reactor
@@ -34,6 +34,7 @@ class ReactorSelector(selectors.BaseSelector):
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
         self._keys: dict[int, Key] = {}
+        self._map = _KeyMap(self)
         self._ready: list[tuple[Key, int]] = []
         self.pending: Callable[[], bool] = lambda: False
 
@@ -110,8 +111,29 @@ class ReactorSelector(selectors.BaseSelector):
     def close(self) -> None:
         self._keys.clear()
 
+    def get_key(self, fileobj: Any) -> Key:
+        return self._key_of(fileobj)
+
     def get_map(self) -> Mapping[Any, Key]:
-        return self._keys
+        return self._map
+
+
+class _KeyMap(Mapping[Any, Key]):
+    """What is registered, found by its descriptor or by the object: `add_reader` takes both."""
+
+    __slots__ = ("_selector",)
+
+    def __init__(self, selector: ReactorSelector) -> None:
+        self._selector = selector
+
+    def __getitem__(self, fileobj: Any) -> Key:
+        return self._selector._key_of(fileobj)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._selector._keys)
+
+    def __len__(self) -> int:
+        return len(self._selector._keys)
 
 
 class ReactorLoop(asyncio.SelectorEventLoop):

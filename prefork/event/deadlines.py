@@ -70,6 +70,10 @@ class Deadlines(Generic[T]):
             if left > 0.0:
                 return left
             del since[item]
-            self._on_expired(item)
+            try:
+                self._on_expired(item)
+            except Exception as error:
+                # Let out of here, it would disarm the deadlines of all the others for good.
+                self._reactor.on_error(error, "a deadline")
         self._armed = None
         return NOMORE
