@@ -231,6 +231,8 @@ class Master:
         # Before the first fork, so that the workers share these pages. Not the application.
         import prefork.process.worker  # noqa: F401
 
+        if self.in_background and self._daemon is None:
+            log.redirect_stderr()
         set_title(f"prefork: master {self.cycle.name}")
         self.tell_header()
         sharing.settle()
@@ -243,6 +245,11 @@ class Master:
         self.children.await_boot(boot)
         if self.notifier.watchdog_interval is not None:
             self._pet_watchdog()
+
+    @property
+    def in_background(self) -> bool:
+        """Started as a daemon, by ourselves or by the master we come after."""
+        return self._daemon is not None or (self.predecessor.upgraded and self.cycle.conf.daemon)
 
     @property
     def wants_workers(self) -> bool:
@@ -262,7 +269,14 @@ class Master:
         from prefork.process.worker import worker_process_cycle
 
         self._let_go(cycle)
-        worker_process_cycle(cycle, row, channel, self.board.slot(row.index), self._pid)
+        worker_process_cycle(
+            cycle,
+            row,
+            channel,
+            self.board.slot(row.index),
+            self._pid,
+            detach=self.in_background,
+        )
 
     def _let_go(self, cycle: Cycle) -> None:
         """In a new worker of `cycle`: close what is the master's own, or another cycle's.
@@ -272,8 +286,6 @@ class Master:
         close_siblings(self.table)
         if self._daemon is not None:
             self._daemon.forget()
-            if self._served:
-                cycle.error_log.redirect_stderr()
         self.predecessor.forget()
         self.notifier.close()
         others = [self.cycle]

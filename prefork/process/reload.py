@@ -77,6 +77,8 @@ class Reload:
         master.reload = None
         master.noaccepting = False
         master.cycle = new
+        if master.in_background:
+            new.error_log.redirect_stderr()
         master.set_target(new.workers)
         master.tell_header()
         master.retired.add(old.without(new))

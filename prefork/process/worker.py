@@ -36,21 +36,26 @@ GRACEFUL_HOOKS: Final = 1.0  # and at least, when a graceful one has used all of
 
 
 def worker_process_cycle(
-    cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int
+    cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int, *, detach: bool
 ) -> NoReturn:
-    """A forked child's whole life, from the limits to `os._exit`. `master` is its parent's pid."""
+    """A forked child's whole life, from the limits to `os._exit`.
+
+    `master` is its parent's pid; `detach` says that the server is in the background.
+    """
     code = EXIT_FAILED
     log = cycle.error_log
     try:
         set_title(f"prefork: {row.name}")
-        code = _run(cycle, row, channel, slot, master)
+        code = _run(cycle, row, channel, slot, master, detach)
     except BaseException as error:
         log.alert(f"{row.name} ends by an error of prefork's own", exc=error)
     finally:
         os._exit(code)
 
 
-def _run(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int) -> int:
+def _run(
+    cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int, detach: bool
+) -> int:
     flags = signals.SignalFlags()
 
     def failed(report: str, code: int) -> int:
@@ -75,6 +80,8 @@ def _run(cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: i
     worker.start(shared=True)
     worker.listen_to(channel)
     parent.outlive()
+    if detach:
+        _let_the_terminal_go(cycle)
     worker.reactor.before_sleep.append(worker.before_sleep)
     slot.state = SlotState.READY
     channel.send(Message(Command.READY, row.index, os.getpid(), worker.interface.encode()))
@@ -100,6 +107,18 @@ def enter(cycle: Cycle) -> None:
             f'chdir() "{conf.working_directory}" failed {errno_text(error)} (working_directory)'
         ) from None
     os.environ.update(conf.environment)
+
+
+def _let_the_terminal_go(cycle: Cycle) -> None:
+    """What the launching command's reader waits for: nobody has its stdout open any more.
+
+    The master does so when all are ready; each worker for itself, as far as its own boot goes.
+    """
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    cycle.error_log.redirect_stderr()
 
 
 def _stop_at_once() -> None:

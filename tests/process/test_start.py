@@ -153,8 +153,16 @@ def test_the_background(daemon: "Daemons") -> None:
     assert server.get().status == 200
     assert len(server.pids()) == 2
     assert os.getsid(server.pid) not in (server.process.pid, os.getsid(0))
-    for fd in (0, 1):
-        assert os.readlink(f"/proc/{server.pid}/fd/{fd}") == "/dev/null"
+    error_log = str(server.directory / "error.log")
+    for pid in (server.pid, *server.pids()):
+        streams = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
+        assert streams == ["/dev/null", "/dev/null", error_log]
+    # And after a rotation what a library prints to stderr is not lost in the old file.
+    (server.directory / "error.log").rename(server.directory / "error.log.1")
+    assert server.cli("reopen").returncode == 0
+    server.wait_for(lambda: os.readlink(f"/proc/{server.pids()[0]}/fd/2") == error_log)
+    assert server.cli("reload").returncode == 0
+    assert os.readlink(f"/proc/{server.pid}/fd/2") == error_log
     done = server.cli("stop")
     assert done.returncode == 0, done.stderr
 
