@@ -1,0 +1,307 @@
+"""Accepting: fair among workers, at rest when there is nothing to accept with."""
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from prefork.config.address import ListenAddress
+from prefork.event.poller import PollPoller, best_poller
+from prefork.event.reactor import Reactor
+from prefork.log import ErrorLog, LogFile
+from prefork.net.acceptor import REORDER_EVERY, REST_SECONDS, Acceptor
+from prefork.net.listener import Listener
+
+PATIENCE = 20.0
+LOOPBACK = ListenAddress(kind="inet", host="127.0.0.1", port=0)
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Door:
+    """A listener on loopback, a reactor, an acceptor; keeps what was accepted."""
+
+    def __init__(self, tmp_path, poller, *, exclusive=True):
+        sock = socket.create_server(("127.0.0.1", 0), backlog=100)
+        sock.setblocking(False)
+        self.address = sock.getsockname()
+        self.listener = Listener(LOOPBACK, sock, "bound")
+        self.log_path = tmp_path / "error.log"
+        self.log_file = LogFile(str(self.log_path))
+        self.log_file.open()
+        self.clock = Clock()
+        self.reactor = Reactor(poller, self.clock)
+        self.errors = []
+        self.reactor.on_error = lambda error, _where: self.errors.append(error)
+        self.accepted = []
+        self.acceptor = Acceptor(
+            self.reactor,
+            self.listener,
+            lambda sock, address, listener: self.accepted.append((sock, address, listener)),
+            ErrorLog(self.log_file, "info"),
+            exclusive=exclusive,
+        )
+        self.clients = []
+
+    def connect(self):
+        client = socket.create_connection(self.address)
+        self.clients.append(client)
+        return client
+
+    def turns(self, number=10):
+        return sum(self.reactor.process_events(0) for _ in range(number))
+
+    @property
+    def log(self):
+        return self.log_path.read_text()
+
+    def close(self):
+        self.acceptor.stop()
+        assert not self.reactor._files
+        for sock, _, _ in self.accepted:
+            sock.close()
+        for client in self.clients:
+            client.close()
+        self.reactor.close()
+        self.listener.close()
+        self.log_file.close()
+        assert not self.errors
+
+
+@pytest.fixture(params=[(best_poller, True), (best_poller, False), (PollPoller, True)])
+def door(request, tmp_path):
+    poller, exclusive = request.param
+    door = Door(tmp_path, poller(), exclusive=exclusive)
+    yield door
+    door.close()
+
+
+def test_accepted_sockets_are_ready_for_use(door):
+    door.acceptor.start()
+    client = door.connect()
+    door.turns()
+    ((sock, address, listener),) = door.accepted
+    assert sock.getblocking() is False
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert not os.get_inheritable(sock.fileno())
+    assert address == client.getsockname()
+    assert listener is door.listener
+
+
+def test_every_connection_is_accepted_once(door):
+    door.acceptor.start()
+    for _ in range(3):
+        for _ in range(30):
+            door.connect()
+        door.turns(40)
+    assert len(door.accepted) == 90
+    assert door.turns() == 0
+
+
+def test_pause_and_resume(door):
+    door.acceptor.start()
+    door.acceptor.pause()
+    door.connect()
+    assert door.turns() == 0
+    door.acceptor.resume()
+    door.acceptor.resume()
+    door.turns()
+    assert len(door.accepted) == 1
+
+
+def test_paused_from_the_callback(door):
+    """The connection limit is found when a connection is handed on: not one more is taken."""
+    accept = door.acceptor._on_connection
+
+    def take_one(*args):
+        accept(*args)
+        door.acceptor.pause()
+
+    door.acceptor._on_connection = take_one
+    door.acceptor.start()
+    for _ in range(40):
+        door.connect()
+    for number in range(1, 41):
+        door.turns()
+        assert len(door.accepted) == number
+        door.acceptor.resume()
+
+
+def test_stop_leaves_the_queue_to_others(door):
+    """A worker that leaves must not reset who waits: another worker takes them."""
+    door.acceptor.start()
+    door.acceptor.stop()
+    client = door.connect()
+    door.turns()
+    assert not door.accepted
+    other = Acceptor(
+        door.reactor, door.listener, door.acceptor._on_connection, door.acceptor._error_log
+    )
+    other.start()
+    door.turns()
+    other.stop()
+    ((sock, _, _),) = door.accepted
+    sock.send(b"here")
+    client.settimeout(PATIENCE)
+    assert client.recv(10) == b"here"
+
+
+def test_resume_without_start_watches_nothing(door):
+    door.acceptor.pause()
+    door.acceptor.resume()
+    door.connect()
+    assert door.turns() == 0
+
+
+def test_a_connection_that_is_gone_already(door):
+    client = door.connect()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    door.connect()
+    door.acceptor.start()
+    door.turns()
+    assert 1 <= len(door.accepted) <= 2
+    assert "[crit]" not in door.log
+    assert "[alert]" not in door.log
+
+
+def test_unix_sockets(tmp_path):
+    path = tmp_path / "s"
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    sock.listen()
+    sock.setblocking(False)
+    log = LogFile(str(tmp_path / "log"))
+    log.open()
+    reactor = Reactor()
+    accepted = []
+    listener = Listener(ListenAddress(kind="unix", path=str(path)), sock, "bound")
+    acceptor = Acceptor(reactor, listener, lambda *args: accepted.append(args), ErrorLog(log))
+    acceptor.start()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        reactor.process_events(5.0)
+    ((one, address, _),) = accepted
+    assert not address
+    one.close()
+    acceptor.stop()
+    reactor.close()
+    listener.close(unlink=True)
+    log.close()
+
+
+def test_without_descriptors_it_rests(door):
+    """The socket stays readable: a loop that just went on would take all of the CPU."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    door.acceptor.start()
+    door.connect()
+    door.reactor.process_events(0)
+    for _ in range(3):
+        door.connect()
+    highest = os.open("/dev/null", os.O_RDONLY)
+    try:
+        # The limit is a number that no new descriptor may reach, so only gaps could be left.
+        fillers = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        try:
+            while True:
+                fillers.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError as error:
+            problem = error.errno
+        assert door.turns(50) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in (highest, *fillers):
+            os.close(fd)
+    assert problem == errno.EMFILE
+    (line,) = door.log.splitlines()
+    assert "[crit]" in line
+    assert "accept() failed (24: Too many open files), accepting again in 0.5 s" in line
+    assert "raise rlimits.nofile" in line
+    # Neither a resume nor a pause cuts the rest short or loses its end.
+    door.acceptor.pause()
+    door.acceptor.resume()
+    assert door.turns() == 0
+    door.clock.now += REST_SECONDS
+    door.turns()
+    assert len(door.accepted) == 4
+
+
+def test_stopped_at_rest(door):
+    door.acceptor.start()
+    door.acceptor._rest(OSError(errno.ENOBUFS, "No buffer space available"))
+    door.acceptor.stop()
+    door.clock.now += 1
+    door.connect()
+    assert door.turns() == 0
+    assert "rlimits" not in door.log
+
+
+WORKER = """
+import socket, sys
+from prefork.config.address import ListenAddress
+from prefork.event.reactor import READABLE, Reactor
+from prefork.log import ErrorLog, LogFile
+from prefork.net.acceptor import Acceptor
+from prefork.net.listener import Listener
+
+sock = socket.socket(fileno=int(sys.argv[1]))
+sock.setblocking(False)
+listener = Listener(ListenAddress(kind="inet", host="127.0.0.1", port=0), sock, "inherited")
+reactor = Reactor()
+count = 0
+
+def answer(accepted, _address, _listener):
+    global count
+    count += 1
+    accepted.send(b".")
+    accepted.close()
+
+running = [True]
+reactor.create_file_event(0, READABLE, running.clear)  # its stdin is closed: it is over
+Acceptor(reactor, listener, answer, ErrorLog(LogFile("stderr"))).start()
+print("ready", flush=True)
+while running:
+    reactor.process_events()
+print(count)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="EPOLLEXCLUSIVE is Linux's")
+def test_four_workers_share_the_connections():
+    """One that is quick used to get them all; the re-adding every 16 accepts moves it back."""
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=500))
+        workers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", WORKER, str(sock.fileno())],
+                    pass_fds=[sock.fileno()],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(4)
+        ]
+        for worker in workers:
+            assert worker.stdout.readline() == "ready\n"
+        for _ in range(400):
+            with socket.create_connection(sock.getsockname(), PATIENCE) as client:
+                assert client.recv(1) == b"."
+        shares = [int(worker.communicate(timeout=PATIENCE)[0]) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * 4
+    assert sum(shares) == 400
+    # A quarter each when nothing disturbs them; on a busy machine all still get their turns.
+    assert min(shares) >= 2 * REORDER_EVERY, shares
