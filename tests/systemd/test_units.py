@@ -333,6 +333,24 @@ def test_folders_of_the_tmpfiles_sample(machine: Machine) -> None:
         assert machine.run("stat", "-c", "%u", folder).stdout == "61000\n"
 
 
+def test_unit_that_init_writes(machine: Machine, port: int) -> None:
+    machine.write("/srv/application/application.py", APPLICATION)
+    folder = "/srv/application"
+    machine.run(PREFORK, "init", "application:app", "-o", "shop.yaml", "--systemd", cwd=folder)
+    machine.run("sed", "-i", f"s/8000/{port}/", f"{folder}/shop.yaml")
+    machine.run("cp", f"{folder}/shop.service", "/etc/systemd/system/")
+    machine.systemctl("daemon-reload")
+    done = machine.run("systemd-analyze", "verify", "shop.service")
+    assert done.stdout + done.stderr == ""
+    machine.systemctl("start", "shop")
+    assert get(port) == "version 1"
+    change_application(machine, "version 1", "version 2")
+    machine.systemctl("reload", "shop")
+    assert get(port) == "version 2"
+    machine.systemctl("stop", "shop")
+    assert machine.show("shop", "Result") == "success"
+
+
 def test_units_are_sound_and_hardened(machine: Machine) -> None:
     machine.install(*(path for path in UNITS.iterdir() if path.suffix in (".service", ".socket")))
     for unit in (UNIT, "prefork@shop.service", "prefork.socket"):
