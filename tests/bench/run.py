@@ -39,6 +39,7 @@ from report import Target, summarise, target_table, throughput_table, throughput
 from servers import OURS, PEERS, SERVERS, NotInstalledError, Server, needs
 
 WHAT = ("throughput", "latency", "memory", "startup", "idle", "all")
+BUSY = 0.9  # a server under closed-loop load uses its core whole, unless somebody is in the way
 WARM_UP = 1  # seconds: wrk takes whole ones
 VARIANTS = tuple(name for name in OURS if name != "prefork")  # measured at 64 connections only
 
@@ -146,6 +147,12 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
         print(f"\n{scenario.label}\n")
         here = [e for e in entries if e["scenario"] == scenario.name]
         print(throughput_table(here, absent, labels))
+    if disturbed := [r for r in results if r["busy"] < BUSY]:
+        print(
+            f"\nDisturbed: in {len(disturbed)} of {len(results)} measurements the server had less"
+            f" than {BUSY:.0%} of its core.\nSomething else ran here: believe the CPU columns, or"
+            " measure again on a quiet machine."
+        )
     print("\n" + ", ".join(dict.fromkeys(versions.values())))
     targets = throughput_targets(results)
     print("\n" + target_table(targets))
@@ -236,12 +243,25 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def command_of(options: argparse.Namespace) -> str:
+    """The command that measures the same again; where it wrote to is nobody's business."""
+    words = ["python", "tests/bench/run.py", options.what]
+    words += ["--rounds", str(options.rounds), "--duration", str(options.duration)]
+    if options.what in ("latency", "all"):
+        words += ["--rate", str(options.rate)]
+    for name in ("only", "peers"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name}", ",".join(value)]
+    if options.scenarios != list(SCENARIOS):
+        words += ["--scenarios", ",".join(options.scenarios)]
+    return shlex.join(words)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     allow_many_files()
-    given = sys.argv[1:] if arguments is None else list(arguments)
     report: dict[str, Any] = {
-        "command": shlex.join(["python", "tests/bench/run.py", *given]),
+        "command": command_of(options),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "machine": machine(),
     }

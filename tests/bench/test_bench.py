@@ -54,6 +54,7 @@ def test_prefork_with_and_without_its_access_log(tmp_path):
         assert result["cpu_us"] > 0
     assert report["throughput"]["absent"] == {}
     assert report["machine"]["python"] in sys.version
+    assert str(tmp_path) not in report["command"]
     assert "prefork, 2 layers" in done.stdout
     texts = [element.text for element in ElementTree.parse(drawn).iter(f"{SVG}text")]
     assert "prefork, access log" in texts
