@@ -147,7 +147,8 @@ class ReactorLoop(asyncio.SelectorEventLoop):
         # from Python 3.4 to 3.14; there is no public way to ask "is anything queued?".
         queue: Any = self._ready  # type: ignore[attr-defined]
         selector.pending = lambda: bool(queue)
-        self._run_now = self._run_first_step  # a bound method, made once
+        if sys.version_info < (3, 12):
+            self._run_now = self._run_first_step  # a bound method, made once
 
     if sys.version_info >= (3, 12):
 
