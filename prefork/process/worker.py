@@ -32,7 +32,7 @@ from prefork.unix.channel import Channel, Command, Message
 from prefork.unix.proctitle import set_title
 
 FAST_HOOKS: Final = 1.0  # seconds that on_shutdown hooks have when the stop is a fast one
-GRACEFUL_HOOKS: Final = 1.0  # and at least, when a graceful one has used all of its time
+LAST_HOOKS: Final = 0.5  # and at least, when a graceful one has used all of its time
 
 
 def worker_process_cycle(
@@ -243,7 +243,8 @@ class Worker:
         if not self._fast:
             self._fast = True
             self.log.notice("exiting")
-            self.stop()
+            self.stopped = True
+            self._break_loop()  # be it serving, or running the last hooks
 
     def quit(self) -> None:
         """Accept no more, finish what runs, leave when the last connection is gone."""
@@ -276,22 +277,25 @@ class Worker:
             set_title(f"prefork: {self.name} draining ({left} left)")
 
     def stop(self) -> None:
-        """End `run_forever`."""
+        """Serve no more: `leave` is next."""
         if not self.stopped:
             self.stopped = True
-            self.loop.stop()
-            # A loop that is told to stop in before_sleep would sleep once more.
-            self.loop.call_soon(_nothing)
+            self._break_loop()
+
+    def _break_loop(self) -> None:
+        self.loop.stop()
+        # A loop that is told to stop in before_sleep would sleep once more.
+        self.loop.call_soon(_nothing)
 
     def leave(self) -> int:
         """Let the application finish, write what is left to write; the exit code."""
         self.exiting = True
         self.serving.stop()
-        left = FAST_HOOKS
-        if not self._fast:
-            left = max(GRACEFUL_HOOKS, self._deadline - time.monotonic())
-        self._shut_down(left)
-        if not self.executor.shutdown(0.0 if self._fast else left):
+        now = time.monotonic()
+        end = now + FAST_HOOKS if self._fast else max(self._deadline, now + LAST_HOOKS)
+        self._shut_down(end - now)
+        left = 0.0 if self._fast else max(0.0, end - time.monotonic())
+        if not self.executor.shutdown(left):
             self.log.warn("a thread of ctx.run is still busy and is cut")
         self.serving.close()
         self.log.notice("exit")

@@ -21,7 +21,7 @@ from prefork.unix.channel import Channel, Command, Message
 from prefork.unix.signals import signal_name
 
 # A worker ends its drain by its own timer; the master steps in only when that did not happen.
-MARGIN: Final = 1.0
+MARGIN: Final = 2.0  # seconds
 LAST_GRACE: Final = 1.0  # seconds between the TERM and the KILL of a worker that is overdue
 
 WorkerProc = Callable[[Cycle, ProcessSlot, Channel], NoReturn]

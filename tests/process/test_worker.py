@@ -1,0 +1,116 @@
+"""A worker's start and leave: hooks, logging, threads, the connections that are open."""
+
+import re
+import signal
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.conftest import Daemons
+
+HOOKS = """
+import asyncio, logging, os, time
+from prefork import Application
+
+app = Application()
+
+@app.on_startup
+async def up():
+    logging.getLogger("shop").warning("opening")
+
+@app.on_shutdown
+async def down():
+    logging.getLogger("shop").warning("closing")
+    await asyncio.sleep(float(os.environ.get("DOWN", 0)))
+    logging.getLogger("shop").warning("closed")
+
+@app.use
+async def serve(ctx, next):
+    if ctx.path == "/thread":
+        await ctx.run(time.sleep, 60)
+    ctx.body = "served"
+"""
+
+
+def test_hooks_run_and_records_go_to_the_error_log(daemon: "Daemons") -> None:
+    server = daemon(app=HOOKS, workers=2)
+    assert len(re.findall(r"\[warn\] \d+#0: shop: opening", server.log)) == 2
+    assert server.get().text == "served"
+    assert server.stop() == 0
+    assert server.log.count("shop: closing") == server.log.count("shop: closed") == 2
+
+
+def test_hooks_have_the_time_that_the_drain_leaves(daemon: "Daemons") -> None:
+    server = daemon(app=HOOKS, timeouts={"graceful": 2}, environment={"DOWN": "60"})
+    began = time.monotonic()
+    assert server.stop() == 0
+    assert 1.5 < time.monotonic() - began < 6
+    assert re.search(r"on_shutdown has not ended within (1\.9|2\.0) s", server.log)
+
+
+def test_term_ends_the_hooks_of_a_quit(daemon: "Daemons") -> None:
+    server = daemon(app=HOOKS, environment={"DOWN": "20"})
+    server.send(signal.SIGQUIT)
+    server.wait_for("shop: closing")
+    began = time.monotonic()
+    assert server.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 3
+    assert "SIGKILL" not in server.log
+
+
+def test_a_fast_stop_gives_hooks_a_second(daemon: "Daemons") -> None:
+    server = daemon(app=HOOKS, environment={"DOWN": "20"})
+    began = time.monotonic()
+    assert server.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - began < 3.1
+    assert "on_shutdown has not ended within 1.0 s" in server.log
+
+
+def test_a_busy_thread_does_not_hold_the_stop_up(daemon: "Daemons") -> None:
+    server = daemon(app=HOOKS, timeouts={"graceful": 1})
+    with server.connect() as client:
+        client.sendall(b"GET /thread HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 5
+    assert "1 connections cut, 1 of them with a request" in server.log
+    assert "a thread of ctx.run is still busy" in server.log
+
+
+def test_an_idle_connection_is_left_its_minimum(daemon: "Daemons") -> None:
+    """A client that is just about to send its next request gets it answered (keep_alive_min)."""
+    server = daemon(app=HOOKS, timeouts={"keep_alive_min": 1})
+    with server.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(4096).endswith(b"served")
+        server.send(signal.SIGQUIT)
+        server.wait_for("gracefully shutting down")
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = client.recv(4096)
+        assert answer.endswith(b"served")
+        assert b"connection: close" in answer.lower()
+        assert client.recv(4096) == b""
+    assert server.wait() == 0
+
+
+def test_an_idle_connection_is_closed_after_it(daemon: "Daemons") -> None:
+    server = daemon(app=HOOKS, timeouts={"keep_alive_min": 0.5})
+    with server.connect() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(4096)
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 4
+        assert client.recv(4096) == b""
+
+
+def test_what_is_not_an_application_is_refused(daemon: "Daemons") -> None:
+    server = daemon(app="def app():\n    pass\n", start=False)
+    server.exit_code = 1
+    server.expect("")
+    server.start(ready=False)
+    assert server.wait() == 1
+    assert "it is a function, not a prefork.Application; to call it first, write it with ()" in (
+        server.stderr
+    )
