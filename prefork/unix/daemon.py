@@ -49,11 +49,20 @@ class Daemon:
         if self._fd >= 0:
             self._send(code or EXIT_FAILED, text)
 
-    def forget(self) -> None:
-        """A forked child's: close the pipe without a word, the verdict is the master's."""
+    def forget(self, stderr_fd: int | None = None) -> None:
+        """A forked child's: no verdict of its own, and no hold on the terminal either.
+
+        Workers forked before the verdict share the terminal with the master. Were it theirs any
+        longer, `ssh host prefork start --daemon` would wait for them to close its pipe. What a
+        worker that fails to start has to say goes home by its channel. `stderr_fd` as in `ready`.
+        """
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            self._close()
+            leave_terminal(stderr_fd)
+
+    def _close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
 
     def _send(self, code: int, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace")[:_MAX_TEXT]
@@ -62,15 +71,11 @@ class Daemon:
         with contextlib.suppress(OSError):
             while data:
                 data = data[os.write(self._fd, data) :]
-        self.forget()
+        self._close()
 
 
 def leave_terminal(stderr_fd: int | None = None) -> None:
-    """Point stdin, stdout and stderr at /dev/null, stderr rather at `stderr_fd` when given.
-
-    Workers forked before the verdict share the terminal with the master; each has to leave it
-    when it is ready, or `ssh host prefork start --daemon` waits for them to close its pipe.
-    """
+    """Point stdin, stdout and stderr at /dev/null, stderr rather at `stderr_fd` when given."""
     sys.stdout.flush()
     sys.stderr.flush()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -11,7 +11,7 @@ from pathlib import Path
 START = """
 import os, signal, sys
 from prefork.unix import signals
-from prefork.unix.daemon import daemonize, leave_terminal
+from prefork.unix.daemon import daemonize
 signals.block()
 print("from the launcher", flush=False)
 daemon = daemonize()
@@ -117,8 +117,7 @@ def test_workers_do_not_keep_the_command_waiting(tmp_path: Path) -> None:
         worker = os.fork()
         if worker == 0:
             signals.unblock_all()
-            daemon.forget()
-            leave_terminal(log)
+            daemon.forget(stderr_fd=log)
             os.write(theirs, b"r")
             os.write(2, b"to the log\\n")
             signal.pause()
