@@ -44,12 +44,12 @@ def imports(node: ast.AST, *, for_types: bool = False) -> Iterator[tuple[str, bo
 
 def allowed(room: str, module: str, for_types: bool) -> bool:
     other = module.split(".")[1] if "." in module else "public"
+    if room == other:
+        return True
     if room == "apps":  # what ships as an example is written as a user would write it
         return other == "public"
     if other == "public":  # the version, for whoever prints it
         return room in ("cli", "process", "config")
-    if room == other:
-        return True
     return LEVEL[other] < LEVEL[room] + (for_types and room not in ("middleware", "gateway"))
 
 

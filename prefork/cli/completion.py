@@ -15,7 +15,7 @@ def completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from prefork.cli.main import cli
+    from prefork.cli.commands import cli
 
     made = get_completion_class(shell)
     assert made is not None  # one of click's three, by the choice above
