@@ -7,8 +7,9 @@ written last: who sees the two numbers equal reads a text that is complete.
 """
 
 import signal
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from prefork.scoreboard import Scoreboard
 
@@ -18,8 +19,7 @@ FAILED: Final = 2
 _LONGEST_TEXT = 4000  # bytes that surely fit the header's text
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(Struct, frozen=True):
     """A command that was taken and must be settled by `Commands.finish`, once."""
 
     seq: int

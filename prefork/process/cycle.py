@@ -5,7 +5,8 @@ then one of the two is discarded: the old at the commit, the new when it fails.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from prefork.config.checks import worker_count
 from prefork.config.loader import ConfigSource
@@ -23,8 +24,7 @@ class NoApplicationError(OperatorError):
     exit_code = EXIT_CONFIG
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cycle:
+class Cycle(Struct, frozen=True, kw_only=True, eq=False):
     """Everything a generation of workers is made from. A child inherits it by fork."""
 
     conf: Config

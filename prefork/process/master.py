@@ -48,6 +48,7 @@ def run(source: ConfigSource, conf: Config, *, started: float) -> int:
     """
     # First of all: a thread that an import might start must not be the one to take a signal.
     signals.block()
+    sharing.begin()
     predecessor = Predecessor(os.environ)
     inherited = Inherited.from_environment()
     notifier = Notifier()

@@ -14,7 +14,7 @@ from typing import Final
 from prefork.errors import EXIT_OK, OperatorError
 from prefork.event.reactor import NOMORE
 from prefork.net.inherit import Inherited
-from prefork.process import stop
+from prefork.process import sharing, stop
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
 from prefork.process.ready import ready_line
@@ -112,6 +112,7 @@ class Single:
         self.worker.boot()
         signals.install_master(self.flags)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        sharing.settle()
         self.worker.start(shared=False)
         self.worker.reactor.before_sleep.append(self.before_sleep)
         slot.state = SlotState.READY

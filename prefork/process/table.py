@@ -8,9 +8,11 @@ respawned worker keeps its row; a new generation takes free ones beside the old.
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
 
 from prefork.errors import EXIT_FATAL
 from prefork.log import ErrorLog
@@ -35,8 +37,7 @@ class Respawn(Enum):
     DETACHED = auto()  # not ours to command: the new program of an upgrade
 
 
-@dataclass(slots=True, eq=False)
-class ProcessSlot:
+class ProcessSlot(Struct, eq=False):
     """One row. Without a process (`pid` -1) it is free, or `held` for a worker to come back."""
 
     index: int
@@ -54,7 +55,7 @@ class ProcessSlot:
     started: float = 0.0
     failure: str = ""  # what the worker said of its own boot before it died
     last_failure: str = ""  # of the life before: the same text is not logged twice
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = msgspec.field(default_factory=Backoff)
     timer: Timer | None = None  # boot deadline, then the moment a drain has lasted too long
 
     @property
@@ -131,8 +132,7 @@ class ProcessTable:
         return row
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(Struct, frozen=True):
     """How a child ended: its row, the raw wait status, and how long it lived in seconds."""
 
     row: ProcessSlot
