@@ -311,16 +311,15 @@ async def respond_to_error(ctx: "Context", error: Exception) -> None:
         exchange.abort()
         return
     status, text, lines = 500, REASONS[500], b""
-    if isinstance(error, HttpError):
+    if isinstance(error, HttpError) and _is_error_status(error):
         try:
             own = dict([field_line(name, value) for name, value in error.headers.items()])
+        except (ValueError, TypeError) as wrong:
+            _log(ctx, wrong, "the headers of an error")
+        else:
             own.pop("content-type", None)  # the text is ours
             own.pop("content-length", None)
             lines = b"".join(own.values())
-        except (ValueError, TypeError) as wrong:
-            _log(ctx, wrong, "the headers of an error")
-        # Koa: a status that is nobody's becomes 500.
-        if error.status in REASONS and error.status >= 400:
             status = error.status
             text = (error.message if error.expose else None) or REASONS[status]
     elif isinstance(error, PeerError):
@@ -342,6 +341,11 @@ def _by_client(ctx: "Context", error: Exception) -> bool:
     return exchange.client_gone or exchange.body.failed
 
 
+def _is_error_status(error: HttpError) -> bool:
+    """A status that is none of an error, or nobody's, is a handler's mistake, and so 500."""
+    return error.status >= 400 and error.status in REASONS
+
+
 async def _tell(ctx: "Context", error: Exception) -> None:
     listeners = ctx.app.error_listeners
     if not listeners:
@@ -350,7 +354,11 @@ async def _tell(ctx: "Context", error: Exception) -> None:
                 f"{error.reason}, answered {error.status}, {_request(ctx)}",
                 connection=ctx.exchange.connection_number,
             )
-        elif not isinstance(error, HttpError) or not (error.expose or error.status == 404):
+        elif not (
+            isinstance(error, HttpError)
+            and _is_error_status(error)
+            and (error.expose or error.status == 404)
+        ):
             _log(ctx, error, None)
         return
     for listener in listeners:

@@ -57,7 +57,7 @@ async def errors(ctx: Any, next: Next) -> None:
 
 
 async def routes(ctx: Any, next: Next) -> None:
-    """Find the handler of a path. Without one the answer stays Koa's: 404."""
+    """Find the handler of a path. Without one the answer stays what it was: 404."""
     handler, methods = ROUTES.get(ctx.path, (None, ""))
     if handler is None:
         await next()
@@ -85,7 +85,7 @@ async def draw(ctx: Any, next: Next) -> None:
         ctx.body = {"steps": trace.steps()}
     else:
         ctx.type = "html"
-        ctx.body = onion_page(trace, LAYERS, core)
+        ctx.body = onion_page(trace, LAYERS, core, ctx.origin)
 
 
 for layer in LAYERS:
@@ -106,9 +106,9 @@ async def index(ctx: Any) -> None:
     ctx.vary("Accept")
     if ctx.accepts("text", "html") == "html":
         ctx.type = "html"
-        ctx.body = index_page(os.getpid())
+        ctx.body = index_page(os.getpid(), ctx.origin)
     else:
-        ctx.body = index_text(os.getpid())
+        ctx.body = index_text(os.getpid(), ctx.origin)
 
 
 async def json(ctx: Any) -> None:

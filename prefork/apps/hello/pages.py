@@ -24,26 +24,33 @@ TO_TRY = (
     ("/throw?status=418", "an error meant for you"),
     ("/error", "a bug: 500 for you, the traceback in the error log"),
 )
-UPLOAD = "curl -T README.md http://127.0.0.1:8000/upload"
 
 
-def index_text(pid: int) -> str:
+def upload_command(origin: str) -> str:
+    return f"curl -T README.md {origin}/upload"
+
+
+def index_text(pid: int, origin: str) -> str:
     """The first thing that `curl` shows."""
     lines = "\n".join(f"  {path:<18} {what}" for path, what in TO_TRY)
     return (
         f"Hello from prefork {__version__}, worker {pid}.\n\n{lines}\n\n"
         f"  PUT /upload        counts and digests a body:\n"
-        f"                     {UPLOAD}\n"
+        f"                     {upload_command(origin)}\n"
     )
 
 
-def index_page(pid: int) -> str:
+def index_page(pid: int, origin: str) -> str:
     items = "\n".join(
         f'<li><a href="{escape(path)}"><code>{escape(path)}</code></a> {escape(what)}</li>'
         for path, what in TO_TRY
     )
     return _INDEX.substitute(
-        style=_STYLE, version=__version__, pid=pid, items=items, upload=escape(UPLOAD)
+        style=_STYLE,
+        version=__version__,
+        pid=pid,
+        items=items,
+        upload=escape(upload_command(origin)),
     )
 
 
@@ -52,18 +59,21 @@ _CX, _CY, _CORE, _GAP = 470, 262, 62, 44
 _LANE = 15  # half the distance between the way in and the way out
 
 
-def onion_page(trace: Trace, layers: Sequence[Callable[..., Any]], core: Callable[..., Any]) -> str:
+def onion_page(
+    trace: Trace, layers: Sequence[Callable[..., Any]], core: Callable[..., Any], origin: str
+) -> str:
     """The onion with its crossings in their order, a table of them, and the layers' source."""
     steps = trace.steps()
     return _ONION.substitute(
         style=_STYLE,
+        origin=escape(origin),
         rings=_rings([layer.__name__ for layer in layers]),
         marks=_marks(steps),
         lane=_lane(),
         rows="\n".join(_row(number, step) for number, step in enumerate(steps, 1)),
         sources="\n".join(_source(layer) for layer in (*layers, core)),
-        layers=sum(step.microseconds for step in steps if step.way != "core").__format__(".1f"),
-        core=sum(step.microseconds for step in steps if step.way == "core").__format__(".0f"),
+        layers=f"{sum(step.microseconds for step in steps if step.way != 'core'):.1f}",
+        core=f"{sum(step.microseconds for step in steps if step.way == 'core'):.0f}",
     )
 
 

@@ -1,0 +1,267 @@
+"""Errors that leave the onion: what the client is told, and what the log."""
+
+# ruff: noqa: A002, ARG001 -- a layer has two arguments, whether it needs both or not
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from prefork import Application
+from prefork.errors import HttpError
+
+TEXT = "text/plain; charset=utf-8"
+
+
+def failing(serve: Any, fail: Any) -> Any:
+    """A site whose handler sets a header and a body and then calls `fail(ctx)`."""
+    app = Application()
+
+    @app.use
+    async def handler(ctx):
+        ctx.set("X-Lost", "1")
+        ctx.type = "html"
+        ctx.body = "lost"
+        fail(ctx)
+
+    return serve(app)
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "status", "text"),
+    [
+        ((404,), {}, 404, "Not Found"),
+        ((404, "no such page"), {}, 404, "no such page"),
+        ((400, "naïve"), {}, 400, "naïve"),
+        ((500, "secret"), {}, 500, "Internal Server Error"),
+        ((503, "in an hour"), {"expose": True}, 503, "in an hour"),
+        ((403, "secret"), {"expose": False}, 403, "Forbidden"),
+        ((), {}, 500, "Internal Server Error"),
+        ((799, "?"), {}, 500, "Internal Server Error"),
+        ((200, "?"), {}, 500, "Internal Server Error"),
+    ],
+)
+def test_throw(serve, args, options, status, text):
+    site = failing(serve, lambda ctx: ctx.throw(*args, **options))
+    answer = site.get()
+    assert (answer.status, answer.text) == (status, text)
+    assert answer.get("content-type") == TEXT
+    assert answer.get("x-lost") is None
+    # What a handler meant to say to the client is no news for the log.
+    logged = text in ("Internal Server Error", "Forbidden")
+    assert ("[error]" in site.errors()) == logged
+
+
+def test_throw_with_headers_and_properties(serve):
+    app = Application()
+    seen = []
+
+    @app.use
+    async def outer(ctx, next):
+        try:
+            await next()
+        except HttpError as error:
+            seen.append(error.hint)
+            raise
+
+    @app.use
+    async def inner(ctx):
+        headers = {"WWW-Authenticate": "Basic", "Content-Type": "text/html", "Content-Length": "1"}
+        ctx.throw(401, "who?", headers=headers, hint=7)
+
+    answer = serve(app).get()
+    assert (answer.status, answer.text, answer.get("www-authenticate")) == (401, "who?", "Basic")
+    assert answer.get("content-type") == TEXT
+    assert seen == [7]
+
+
+def test_an_error_with_a_header_that_cannot_be_sent(serve):
+    site = failing(serve, lambda ctx: ctx.throw(404, headers={"X": "a\r\nb: c"}))
+    answer = site.get()
+    assert (answer.status, answer.get("b")) == (500, None)
+    assert "ValueError in the headers of an error" in site.errors()
+
+
+def test_assert(serve):
+    app = Application()
+
+    @app.use
+    async def handler(ctx):
+        ctx.assert_(ctx.query.get("user"), 401, "log in")  # noqa: PT009 -- Koa's
+        ctx.body = "hello"
+
+    site = serve(app)
+    assert site.get("/?user=ada").text == "hello"
+    answer = site.get("/")
+    assert (answer.status, answer.text) == (401, "log in")
+
+
+def test_any_other_exception_is_500_and_logged_with_its_place(serve):
+    def fail(ctx):
+        raise KeyError("password=hunter2")
+
+    site = failing(serve, fail)
+    answer = site.get("/path?q=1")
+    assert (answer.status, answer.text) == (500, "Internal Server Error")
+    log = site.errors()
+    assert "[error]" in log
+    assert "#0: *1 KeyError: 'password=hunter2', client: unix:" in log
+    assert 'request: "GET /path?q=1 HTTP/1.1"' in log
+    assert "raise KeyError" in log
+
+
+def test_a_missing_file_is_404(serve, tmp_path):
+    def fail(ctx):
+        (tmp_path / "missing").read_text()
+
+    site = failing(serve, fail)
+    assert site.get().status == 404
+    assert "FileNotFoundError" in site.errors()
+
+
+def test_an_error_in_a_head_request_has_no_body(serve):
+    answer = failing(serve, lambda ctx: ctx.throw(404)).ask("HEAD")
+    assert (answer.status, answer.body, answer.get("content-length")) == (404, b"", "9")
+
+
+def test_layers_may_catch_and_answer(serve):
+    app = Application()
+
+    @app.use
+    async def catch(ctx, next):
+        try:
+            await next()
+        except ZeroDivisionError:
+            ctx.status = 422
+            ctx.body = {"error": "division"}
+
+    @app.use
+    async def handler(ctx):
+        ctx.body = 1 // 0
+
+    answer = serve(app).get()
+    assert (answer.status, answer.body) == (422, b'{"error":"division"}')
+
+
+def test_next_called_twice_is_a_500(serve):
+    app = Application()
+
+    @app.use
+    async def layer(ctx, next):
+        await next()
+        await next()
+
+    @app.use
+    async def handler(ctx):
+        ctx.body = "x"
+
+    site = serve(app)
+    assert site.get().status == 500
+    assert "RuntimeError: next() called multiple times" in site.errors()
+
+
+# Listeners
+
+
+def test_listeners_take_the_place_of_the_log(serve):
+    app = Application()
+    heard: list[tuple[str, str]] = []
+
+    @app.on_error
+    def plain(error, ctx):
+        heard.append(("plain", f"{error} {ctx.path}"))
+
+    @app.on_error
+    async def waiting(error, ctx):
+        await asyncio.sleep(0)
+        heard.append(("async", str(error)))
+
+    @app.use
+    async def handler(ctx):
+        if ctx.path == "/throw":
+            ctx.throw(404, "gone")
+        raise ValueError("bad")
+
+    site = serve(app)
+    assert site.get("/x").status == 500
+    assert heard == [("plain", "bad /x"), ("async", "bad")]
+    assert "[error]" not in site.log
+    assert site.get("/throw").status == 404
+    assert heard[2:] == [("plain", "gone /throw"), ("async", "gone")]
+
+
+def test_a_listener_that_fails_is_logged_and_the_client_answered(serve):
+    app = Application()
+
+    @app.on_error
+    def broken(error, ctx):
+        raise LookupError("listener")
+
+    @app.use
+    async def handler(ctx):
+        raise ValueError
+
+    site = serve(app)
+    assert site.get().status == 500
+    assert "LookupError in app.on_error: listener" in site.errors()
+
+
+# After the head
+
+
+def test_an_error_after_the_head_cuts_the_connection(serve):
+    app = Application()
+
+    @app.use
+    async def handler(ctx):
+        ctx.exchange.start(200, b"", None)
+        ctx.exchange.write(b"half")
+        await asyncio.sleep(0.01)
+        raise ZeroDivisionError
+
+    site = serve(app)
+    answer = site.get()
+    assert (answer.status, answer.body, answer.whole) == (200, b"half", False)
+    assert "ZeroDivisionError" in site.errors()
+
+
+# Cancellation, and connections of others
+
+
+def test_cancellation_passes_through_every_layer(serve):
+    app = Application()
+    seen = []
+
+    @app.use
+    async def layer(ctx, next):
+        try:
+            await next()
+        except Exception:
+            seen.append("taken for an error")
+        finally:
+            seen.append("left")
+
+    @app.use
+    async def handler(ctx):
+        seen.append("entered")
+        await asyncio.sleep(3600)
+
+    site = serve(app)
+    client = site.connect()
+    client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    site.until(lambda: seen)
+    (task,) = site._handlers()
+    task.cancel()
+    site.until(lambda: not site._handlers())
+    assert seen == ["entered", "left"]
+    assert task.cancelled()
+    client.close()
+
+
+def test_a_broken_connection_of_the_handlers_own_is_an_error(serve):
+    def fail(ctx):
+        raise ConnectionResetError("the database left")
+
+    site = failing(serve, fail)
+    assert site.get().status == 500
+    assert "the database left" in site.errors()
