@@ -16,7 +16,7 @@ from prefork.scoreboard import Scoreboard
 PENDING: Final = 0
 OK: Final = 1
 FAILED: Final = 2
-_LONGEST_TEXT = 4000  # bytes that surely fit the header's text
+LONGEST_TEXT: Final = 4000  # bytes that surely fit the header's text
 
 
 class Ticket(Struct, frozen=True):
@@ -51,7 +51,16 @@ class Commands:
         self._open.discard(ticket.seq)
         header = self._header
         header.command = ticket.signal
-        header.text = text.encode()[:_LONGEST_TEXT].decode(errors="ignore")
+        header.text = shortened(text)
         header.verdict = OK if ok else FAILED
         if not self._open:
             header.command_done = header.command_seq
+
+
+def shortened(text: str) -> str:
+    """At most LONGEST_TEXT bytes. A traceback says most at its two ends: the middle goes."""
+    data = text.encode()
+    if len(data) <= LONGEST_TEXT:
+        return text
+    head, tail = data[: LONGEST_TEXT // 4], data[-(LONGEST_TEXT * 3 // 4 - 10) :]
+    return f"{head.decode(errors='ignore')}\n ...\n{tail.decode(errors='ignore')}"

@@ -74,10 +74,12 @@ def _run(
     worker = Worker(cycle, flags, row.name, slot)
     try:
         worker.boot()
+        signals.install_worker(
+            flags
+        )  # from now on a signal is a flag, and the reactor wakes for it
+        worker.start(shared=True)
     except OperatorError as error:
         return failed(str(error), EXIT_FAILED)
-    signals.install_worker(flags)  # from now on a signal is a flag, and the reactor wakes for it
-    worker.start(shared=True)
     worker.listen_to(channel)
     parent.outlive()
     if detach:
@@ -148,7 +150,7 @@ class Worker:
         self.reactor.on_error = self._reactor_error
         self.loop = ReactorLoop(self.reactor)
         asyncio.set_event_loop(self.loop)
-        self._wakeup = Wakeup(self.reactor)
+        self._wakeup: Wakeup | None = None
         self.executor = Executor(self.loop)
         self.serving: Serving
         self._application: Application
@@ -182,7 +184,11 @@ class Worker:
         self._application = application
 
     def start(self, *, shared: bool) -> None:
-        """Begin to accept. `shared`: other processes accept from the same sockets."""
+        """Begin to accept, and to wake for signals, whose handlers stand by now.
+
+        `shared`: other processes accept from the same sockets.
+        """
+        self._wakeup = Wakeup(self.reactor)
         self.serving = self.serve(self.cycle, shared=shared)
         self.serving.start()
 

@@ -10,7 +10,7 @@ import pytest
 
 from prefork.log import ErrorLog, LogFile
 from prefork.process.boot import Boot
-from prefork.process.commands import FAILED, OK, PENDING, Commands
+from prefork.process.commands import FAILED, LONGEST_TEXT, OK, PENDING, Commands, shortened
 from prefork.process.respawn import Backoff
 from prefork.process.table import ProcessSlot, ProcessTable, Respawn, TableFullError, reap
 from prefork.process.timers import Timers
@@ -243,7 +243,7 @@ def test_verdicts_are_complete_when_the_numbers_meet() -> None:
         commands.finish(reload, ok=False, text="x" * 10_000)
         assert (header.command_seq, header.command_done, header.verdict) == (2, 2, FAILED)
         assert header.command == signal.SIGHUP
-        assert set(header.text) == {"x"}
+        assert set(header.text) == set("x\n .")
         commands.finish(reload, ok=True, text="twice")
         assert header.verdict == FAILED
         again = commands.take(signal.SIGHUP)
@@ -251,3 +251,12 @@ def test_verdicts_are_complete_when_the_numbers_meet() -> None:
         assert (header.command_done, header.verdict, header.text) == (3, OK, "well")
     finally:
         board.close()
+
+
+def test_a_long_verdict_keeps_both_ends() -> None:
+    text = "the reload failed\n" + "é in the middle\n" * 2000 + "RuntimeError: no"
+    cut = shortened(text)
+    assert len(cut.encode()) <= LONGEST_TEXT
+    assert cut.startswith("the reload failed\n")
+    assert cut.endswith("RuntimeError: no")
+    assert shortened("short") == "short"

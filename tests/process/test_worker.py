@@ -66,6 +66,28 @@ def test_a_fast_stop_gives_hooks_a_second(daemon: "Daemons") -> None:
     assert "on_shutdown has not ended within 1.0 s" in server.log
 
 
+def test_a_signal_wakes_an_idle_worker(daemon: "Daemons") -> None:
+    server = daemon(workers=2)
+    first, second = server.pids()
+    server.send(signal.SIGUSR1, first)
+    server.wait_for(rf"{first}#0: reopening logs", timeout=3)
+    server.send(signal.SIGTERM, first)
+    server.wait_for(rf"worker 1 {first} exited with code 0", timeout=3)
+    server.send(signal.SIGQUIT, second)
+    server.wait_for(rf"worker 2 {second} exited with code 0", timeout=3)
+    server.wait_for(lambda: len(server.pids()) == 2)
+
+
+def test_signals_meant_for_the_master_pass_a_worker_by(daemon: "Daemons") -> None:
+    server = daemon()
+    (worker,) = server.pids()
+    for number in (signal.SIGINT, signal.SIGWINCH, signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN):
+        server.send(number, worker)
+    time.sleep(0.3)
+    assert server.pids() == [worker]
+    assert server.get().status == 200
+
+
 def test_a_busy_thread_does_not_hold_the_stop_up(daemon: "Daemons") -> None:
     server = daemon(app=HOOKS, timeouts={"graceful": 1})
     with server.connect() as client:
