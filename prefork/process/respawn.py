@@ -16,18 +16,21 @@ FORGET_AFTER: Final = 60.0
 class Backoff:
     """The delays of one slot."""
 
-    __slots__ = ("deaths",)
+    __slots__ = ("forgiven", "waits")
 
     def __init__(self) -> None:
-        self.deaths = 0
+        self.forgiven = False
+        self.waits = 0
 
     def delay(self, *, was_ready: bool, uptime: float) -> float:
         """Seconds to wait after a death now; `uptime` is the dead worker's, in seconds."""
         if was_ready and uptime >= FORGET_AFTER:
-            self.deaths = 0
-        self.deaths += 1
-        # The first death of a worker that did serve may be an accident: no need to punish it.
-        steps = self.deaths - 2 if was_ready else self.deaths - 1
-        if steps < 0:
+            self.forgiven = False
+            self.waits = 0
+        if was_ready and not self.forgiven:
+            # The first death of a worker that did serve may be an accident.
+            self.forgiven = True
             return 0.0
-        return float(min(LONGEST, FIRST * 2.0 ** min(steps, 16)))
+        wait = float(min(LONGEST, FIRST * 2.0 ** min(self.waits, 16)))
+        self.waits += 1
+        return wait

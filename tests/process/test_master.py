@@ -298,6 +298,38 @@ def test_scale_on_the_command_line(daemon: "Daemons") -> None:
     server.wait_for(lambda: len(server.pids()) == 2)
 
 
+def test_a_step_up_that_fails_is_told(daemon: "Daemons") -> None:
+    server = daemon(workers=1)
+    good = (server.directory / "application.py").read_text()
+    server.write_app("raise RuntimeError('out of coffee')\n")
+    server.expect("failed to start")
+    done = server.cli("scale", "+1")
+    assert done.returncode == 1
+    assert "workers: 1 -> 2, but the new one failed" in done.stderr
+    assert "out of coffee" in done.stderr
+    # It is tried again, in peace; here it is given up, and then works.
+    done = server.cli("scale", "-1")
+    assert done.returncode == 0, done.stderr
+    server.write_app(good)
+    assert server.cli("scale", "+1").returncode == 0
+    assert len(server.pids()) == 2
+
+
+def test_a_respawn_that_fails_leaves_the_others_alone(daemon: "Daemons") -> None:
+    server = daemon(workers=2)
+    first, second = server.pids()
+    good = (server.directory / "application.py").read_text()
+    server.write_app("raise RuntimeError('out of coffee')\n")
+    server.expect("failed to start|exited on signal 9")
+    os.kill(first, signal.SIGKILL)
+    server.wait_for("worker 1 comes back in 1 s")
+    server.wait_for("worker 1 comes back in 2 s")
+    assert server.log.count("Traceback") == 1
+    assert server.get().text.startswith(f"{second} ")
+    server.write_app(good)
+    server.wait_for(lambda: len(server.pids()) == 2)
+
+
 def test_winch_drains_and_hup_brings_them_back(daemon: "Daemons") -> None:
     server = daemon(workers=2)
     server.send(signal.SIGWINCH)

@@ -97,6 +97,7 @@ def test_back_off() -> None:
     served = Backoff()
     assert [served.delay(was_ready=True, uptime=1.0) for _ in range(5)] == [0, 1, 2, 4, 8]
     assert served.delay(was_ready=True, uptime=60.0) == 0
+    assert served.delay(was_ready=False, uptime=60.0) == 1
     stillborn = Backoff()
     waits = [stillborn.delay(was_ready=False, uptime=0.1) for _ in range(9)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
