@@ -39,8 +39,10 @@ class Deadlines(Generic[T]):
     def touch(self, item: T) -> None:
         """The time of `item` starts now."""
         since = self._since
-        if item in since:
+        try:
             del since[item]
+        except KeyError:
+            pass
         since[item] = self._reactor.now
         if self._armed is None:
             self._arm(self.timeout)

@@ -308,7 +308,8 @@ class H1Protocol:
             host = ""
         else:
             raise PeerError(400, "no Host header")
-        if target[0] != 0x2F or b"#" in target:  # "/"
+        # find(), because `in` tries every bytes object as a number first and raises inside.
+        if target[0] != 0x2F or target.find(b"#") >= 0:  # "/"
             host = self._other_form(method, target, host)
 
         exchange = H1Exchange(
