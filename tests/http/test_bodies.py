@@ -55,7 +55,6 @@ def test_trailers_are_not_headers(wire):
         b"3\r\nabc\r\n0\r\n\r\n",
         b"000000003\r\nabc\r\n00\r\n\r\n",
         b"3;a=b;c=\"d e\"\r\nabc\r\n0;last\r\n\r\n",
-        b"3 \t;a\r\nabc\r\n0\r\n\r\n",
         b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n",
     ],
 )  # fmt: skip

@@ -168,7 +168,7 @@ HEADS = {
     "line-endless": (b"GET /" + b"a" * 9000, 414),
     "head-too-large": (get(b"X: " + b"a" * 32768 + b"\r\n"), 431),
     "head-endless": (b"GET / HTTP/1.1\r\nX: " + b"a" * 40000, 431),
-    "too-many-fields": (get(b"X:\r\n" * 100), 431),
+    "too-many-fields": (get(b"X-Field: a\r\n" * 100), 431),
 }
 
 CHUNKS = {
@@ -191,6 +191,8 @@ CHUNKS = {
     "lf-after-trailers": b"0\r\nX: 1\n\r\n",
     "lf-at-end": b"0\r\n\n",
     "cr-at-end": b"0\r\n\rX",
+    # RFC 9112 section 7.1.1 would have a recipient bear white space here; h11 and llhttp do not.
+    "extension-space": b"3 ;a\r\nabc\r\n0\r\n\r\n",
     "extension-lf": b"3;a\nb\r\nabc\r\n0\r\n\r\n",
     "extension-nul": b"3;a\0\r\nabc\r\n0\r\n\r\n",
     "extension-long": b"3;" + b"a" * 1000 + b"\r\nabc\r\n0\r\n\r\n",
@@ -311,9 +313,9 @@ def test_limits_are_met_exactly(wire):
     client.send(get(b"X: " + b"a" * (301 - empty) + b"\r\n"))
     refused(client, 431)
 
-    client, answer = w.ask(get(b"X:\r\n" * 4))
+    client, answer = w.ask(get(b"X-Field: a\r\n" * 4))
     assert answer.status == 200
-    client.send(get(b"X:\r\n" * 5))
+    client.send(get(b"X-Field: a\r\n" * 5))
     refused(client, 431)
 
     client, answer = w.ask(post(b"Content-Length: 10\r\n", b"0123456789"))
@@ -342,13 +344,22 @@ def test_tls_is_answered_before_it_is_whole(wire):
 @pytest.mark.parametrize(
     "bait",
     [
+        get(),
+        get(b"Connection: close\r\n"),
+        get(b"Connection: Upgrade\r\nUpgrade: h2c\r\n"),
+        get(line=b"GET / HTTP/1.0"),
+        get(b"Connection: keep-alive\r\n", line=b"GET / HTTP/1.0"),
+        get(line=b"HEAD / HTTP/1.1"),
+        post(b"Content-Length: 3\r\n", b"abc"),
+        post(b"Content-Length: 3\r\nConnection: close\r\n", b"abc"),
+        chunked(b"3\r\nabc\r\n0\r\n\r\n"),
         post(b"Content-Length: 10000\r\n").replace(HOST, b""),
         post(b"Content-Length: 10000\r\nExpect: tea\r\n"),
         b"PRI * HTTP/2.0\r\n\r\n",
         b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
     ],
 )
-def test_a_refused_request_leaves_nothing_in_the_parser(wire, bait):
+def test_a_request_leaves_nothing_in_the_parser(wire, bait):
     """One parser serves all connections: what it waited for must not come from another client."""
     w = wire()
     w.ask(bait)

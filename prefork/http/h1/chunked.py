@@ -19,7 +19,7 @@ from prefork.http.headers import Headers, split_fields
 MAX_LINE: Final = 256
 MAX_EXTENSIONS: Final = 16 * 1024  # over the whole body
 
-_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t \x21-\x7e\x80-\xff]*)?")
+_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t \x21-\x7e\x80-\xff]*)?")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t \x21-\x7e\x80-\xff]*")
 
 

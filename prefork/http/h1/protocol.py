@@ -74,8 +74,9 @@ class HeadParser:
 
     def reset(self) -> None:
         parser = HttpRequestParser(self)
-        # "Connection: close" ends a connection, not this parser: it sees those of all.
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        # "Connection: close" ends a connection, not this parser: it sees those of all. (With
+        # lenient_data_after_close it would swallow the next head unchecked.)
+        parser.set_dangerous_leniencies(lenient_keep_alive=True)
         self.feed_data = parser.feed_data
         self.should_keep_alive = parser.should_keep_alive
 
@@ -270,13 +271,14 @@ class H1Protocol:
         ):
             raise self._too_large(line)
         parser = server.parser
-        parser.complete = False
+        parser.complete = offered = False
         try:
             parser.feed_data(head)
         except HttpParserUpgrade:
             # An upgrade is an offer which the server declines by just answering (RFC 9110
             # section 7.8), so this request is one like any other.
             parser.complete = False
+            offered = True
         except HttpParserError as error:
             parser.reset()
             raise self._why(line, head, error) from None
@@ -322,7 +324,7 @@ class H1Protocol:
         if parser.complete and not (http_1_0 and method in BODY_EXPECTED):
             self.state = RUN
         else:
-            self._with_body(exchange, http_1_0)
+            self._with_body(exchange, http_1_0, bodiless=offered or parser.complete)
         self.exchange = exchange
         task = server.spawn(server.handler(exchange))
         if not task.done():
@@ -365,7 +367,7 @@ class H1Protocol:
                 return self.server.check_host(authority)
         raise PeerError(400, "invalid request target")
 
-    def _with_body(self, exchange: H1Exchange, http_1_0: bool) -> None:
+    def _with_body(self, exchange: H1Exchange, http_1_0: bool, *, bodiless: bool) -> None:
         """A head that is not the whole request, or one that offers an upgrade."""
         server = self.server
         head, lower = exchange.head, exchange.lower
@@ -376,6 +378,9 @@ class H1Protocol:
         # RFC 9112 section 9.3: "close" wins over everything else that is said.
         exchange.keep_alive = b"close" not in tokens and (not http_1_0 or b"keep-alive" in tokens)
         if length == 0:
+            if not bodiless:
+                # llhttp waits for a body that no field announces: two readings of one head.
+                raise PeerError(400, "ambiguous framing")
             self.state = RUN
             return
         body = Body(
