@@ -14,6 +14,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
@@ -44,16 +45,17 @@ class RunningMaster:
         self._pidfd = -1
         try:
             os.kill(pid, 0)
-            # A pidfd keeps meaning this process when the number is given to another one.
-            if hasattr(os, "pidfd_open"):
-                self._pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            raise NotRunningError(f"prefork (pid {pid}) has just ended") from None
+            raise NotRunningError(f"no process {pid} is running") from None
         except PermissionError as error:
             raise OperatorError(
                 f"process {pid} belongs to another user {errno_text(error)}; "
                 "run this command as that user or as root"
             ) from None
+        # A pidfd keeps meaning this process when the number is given to another one. Old kernels
+        # and strict containers have none.
+        with suppress(OSError, AttributeError):
+            self._pidfd = os.pidfd_open(pid)
         fallback = None if pid_file is None else fallback_path_beside(pid_file)
         self.board = Scoreboard.attach_pid(pid, fallback)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -42,6 +43,28 @@ def test_status_as_table_and_as_json(daemon: Daemons) -> None:
     assert isinstance(workers, list)
     assert [(worker["n"], worker["state"]) for worker in workers] == [(1, "ready"), (2, "ready")]
     assert {worker["pid"] for worker in workers} == set(server.pids())
+
+
+@pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_on_a_terminal_only(
+    daemon: Daemons, environ: dict[str, str], coloured: bool
+) -> None:
+    server = daemon()
+    ours, theirs = pty.openpty()
+    clean = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "prefork", "status", "-c", "conf.yaml"],
+            cwd=server.directory,
+            env={**clean, **environ},
+            stdout=theirs,
+            timeout=60,
+            check=True,
+        )
+        assert (b"\x1b[32m" in os.read(ours, 65536)) == coloured
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_status_reads_a_server_that_hangs(daemon: Daemons) -> None:
