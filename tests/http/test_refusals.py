@@ -200,6 +200,9 @@ CHUNKS = {
     "trailer-no-colon": b"0\r\nX\r\n\r\n",
     "trailer-fold": b"0\r\nX: 1\r\n 2\r\n\r\n",
     "trailer-space": b"0\r\nX : 1\r\n\r\n",
+    "trailer-length": b"0\r\nContent-Length: 3\r\n\r\n",
+    "trailer-coding": b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "trailer-host": b"0\r\nA: 1\r\nHOST: b\r\n\r\n",
     "trailer-nul": b"0\r\nX: \0\r\n\r\n",
     "trailer-empty-name": b"0\r\n: 1\r\n\r\n",
 }

@@ -22,6 +22,10 @@ MAX_EXTENSIONS: Final = 16 * 1024  # over the whole body
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t \x21-\x7e\x80-\xff]*)?")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t \x21-\x7e\x80-\xff]*")
 
+# RFC 9110 section 6.5.1: what frames or routes a message cannot be said behind it. Nobody here
+# would believe it; whoever sends it hopes that somebody does.
+_NO_TRAILER: Final = frozenset({b"content-length", b"transfer-encoding", b"host"})
+
 
 class ChunkedDecoder:
     """Feed it bytes as they come; it calls `on_data` and, once, `on_end`.
@@ -135,7 +139,10 @@ class ChunkedDecoder:
         for line in block.split(b"\r\n"):
             if not _TRAILER.fullmatch(line):
                 raise PeerError(400, "invalid trailer field")
-        self._finish(Headers(split_fields(block)))
+        trailers = Headers(split_fields(block))
+        if any(name in _NO_TRAILER for name, _ in trailers.raw):
+            raise PeerError(400, "a trailer that frames or routes the message")
+        self._finish(trailers)
         return end + 4
 
     def _keep_partial(self, data: bytes) -> int:
