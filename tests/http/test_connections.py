@@ -1,11 +1,17 @@
 """The life of a connection: pipelining, half-close, deadlines, the graceful exit, the limit."""
 
 import asyncio
+import contextlib
 import gc
+import socket
+import tracemalloc
 
 import pytest
 
+from prefork.config.address import ListenAddress
 from prefork.http.h1.protocol import PIPELINE_LIMIT
+from prefork.net.acceptor import Acceptor
+from prefork.net.listener import Listener
 
 
 def get(path="/", fields=""):
@@ -443,3 +449,52 @@ def test_a_connection_leaves_nothing_behind(wire):
         gc.enable()
     for kind in ("Connection", "H1Protocol", "H1Exchange", "Body"):
         assert kinds.count(kind) < 10, kind
+
+
+def test_at_the_limit_others_wait_in_the_queue(wire):
+    """And are served as soon as one leaves: nobody is refused."""
+    w = wire(limits={"connections": 2})
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.setblocking(False)
+        listener = Listener(ListenAddress(kind="inet", host="127.0.0.1", port=0), sock, "bound")
+        acceptor = Acceptor(w.reactor, listener, w.server.accept, w.server.error_log)
+        w.server.accepting(acceptor.pause, acceptor.resume)
+        acceptor.start()
+        clients = []
+        for _ in range(5):
+            one = socket.create_connection(sock.getsockname())
+            one.sendall(get())
+            one.setblocking(False)
+            clients.append(one)
+        w.settle()
+        for number, one in enumerate(clients):
+            assert w.server.connections == min(2, 5 - number)
+            assert one.recv(1000).startswith(b"HTTP/1.1 200 OK")
+            one.close()
+            w.settle()
+        acceptor.stop()
+
+
+def test_an_idle_connection_is_small(wire):
+    """At most 3 KiB of Python memory each: ten thousand of them are 30 MB."""
+    w = wire()
+    with contextlib.ExitStack() as stack:
+
+        def visit():
+            client = w.connect()
+            stack.callback(client.close)
+            client.get("/", "User-Agent: x\r\n" * 20)
+            return client.sock
+
+        for _ in range(20):
+            visit()
+        w.seen.clear()
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        ours = [visit() for _ in range(200)]
+        w.seen.clear()
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        # The client's half is in it, too.
+        assert (after - before) / len(ours) < 3072
