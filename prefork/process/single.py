@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from prefork.errors import EXIT_OK, OperatorError
+from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
 from prefork.event.reactor import NOMORE
 from prefork.net.inherit import Inherited
 from prefork.process import sharing, stop
@@ -67,6 +67,13 @@ def single_process_cycle(
             daemon.ready(f"prefork: {single.line}")
             cycle.error_log.redirect_stderr()
         return single.run()
+    except KeyboardInterrupt:
+        cycle.error_log.notice("stopped before it was ready")
+        for listener in cycle.listeners:
+            listener.close(unlink=True)
+        if daemon is not None:
+            daemon.failed(EXIT_FAILED, "prefork: stopped before it was ready")
+        return EXIT_OK
     finally:
         if pid_file is not None:
             pid_file.unlink()
@@ -104,9 +111,10 @@ class Single:
         slot.started_ns = time.time_ns()
         slot.state = SlotState.STARTING
         signals.install_master(self.flags)
-        # Children are the application's here, and Ctrl-C must end an import that hangs.
+        # Children are the application's here, and an import that hangs must not be deaf.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, signal.default_int_handler)
         signals.unblock_all()
         set_title(f"prefork: single process {cycle.name}")
         self.worker.boot()

@@ -80,6 +80,18 @@ def test_an_application_that_fails(daemon: "Daemons") -> None:
     assert server.stderr.count("out of coffee") == 2  # the line of the source, and the error
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_during_the_boot(daemon: "Daemons", number: int) -> None:
+    server = daemon(master_process=False, start=False)
+    server.write_app("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+    server.start(ready=False)
+    server.wait_for(lambda: "importing" in server.stdout)
+    began = time.monotonic()
+    assert server.stop(number) == 0
+    assert time.monotonic() - began < 5
+    assert "stopped before it was ready" in server.log
+
+
 def test_in_the_background(daemon: "Daemons") -> None:
     server = daemon(master_process=False, start=False, daemon=True)
     server.start(ready=False)
