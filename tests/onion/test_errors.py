@@ -206,6 +206,27 @@ def test_a_listener_that_fails_is_logged_and_the_client_answered(serve):
     assert "LookupError in app.on_error: listener" in site.errors()
 
 
+def test_nobody_is_told_of_a_client_that_left(serve):
+    app = Application()
+    heard: list[Exception] = []
+    ended: list[bool] = []
+    app.on_error(lambda error, _: heard.append(error))
+
+    @app.use
+    async def handler(ctx):
+        ctx.on_finished(lambda: ended.append(True))
+        await ctx.request.body()
+
+    site = serve(app)
+    client = site.connect()
+    client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc")
+    site.until(lambda: site.server.requests_running)
+    site.server.abort()  # the connection is lost, as by a reset
+    site.until(lambda: ended)
+    client.close()
+    assert heard == []
+
+
 # After the head
 
 
