@@ -206,7 +206,7 @@ def explained(data, request, status):
                 or re.search(
                     rb"\n[0-9A-Fa-f]+([ \t]|;[^\n]*(\r[^\n]|[\x00-\x08\x0b-\x1f\x7f]))", data
                 )
-                or re.search(rb"(?i)\r\nhost:", data.partition(b"\r\n\r\n")[2])  # as a trailer
+                or {name for name, _ in request["trailers"]} & {b"host", b"content-length"}
                 # RFC 9112 section 6.3, rule 3: h11 prefers Transfer-Encoding where we refuse.
                 or {b"content-length", b"transfer-encoding"} <= set(names)
                 or (b"transfer-encoding" in names and request["version"] == b"1.0")
