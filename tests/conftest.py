@@ -147,7 +147,10 @@ class Server:
 
     def write_app(self, source: str) -> None:
         """Write application.py."""
-        (self.directory / "application.py").write_text(source)
+        # In one step: a worker that is respawned right now sees the one or the other.
+        fresh = self.directory / "application.py.new"
+        fresh.write_text(source)
+        fresh.replace(self.directory / "application.py")
         # A source of the same size and second would be taken for the compiled one.
         shutil.rmtree(self.directory / "__pycache__", ignore_errors=True)
 

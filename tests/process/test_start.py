@@ -127,9 +127,9 @@ def test_killing_the_master_during_the_boot(daemon: "Daemons") -> None:
 def test_a_reload_mends_a_start_that_hangs(daemon: "Daemons") -> None:
     server = daemon(start=False, workers=2)
     source = (server.directory / "application.py").read_text()
-    server.write_app("import time\ntime.sleep(60)\n")
+    server.write_app("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
     server.start(ready=False)
-    server.wait_for("start worker 2")
+    server.wait_for(lambda: server.stdout.count("importing") == 2)
     server.write_app(source)
     server.send(signal.SIGHUP)
     server.wait_for("ready on")
