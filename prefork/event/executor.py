@@ -7,6 +7,7 @@ never blocks has none, and none is alive when a process forks.
 
 import asyncio
 import contextvars
+import itertools
 import os
 import threading
 import time
@@ -17,6 +18,8 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_numbers = itertools.count(1)  # one process may have several: each knows its threads by name
+
 
 class Executor:
     """At most `threads` calls at once; also asyncio's default executor (`to_thread`)."""
@@ -24,7 +27,8 @@ class Executor:
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: int | None = None) -> None:
         self._loop = loop
         self.threads = threads or min(32, (os.cpu_count() or 1) + 4)
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="prefork-executor")
+        self._prefix = f"prefork-executor-{next(_numbers)}_"
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix=self._prefix)
         loop.set_default_executor(self._pool)
 
     async def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -43,7 +47,7 @@ class Executor:
         self._pool.shutdown(wait=False, cancel_futures=True)
         end = time.monotonic() + timeout
         for thread in threading.enumerate():
-            if thread.name.startswith("prefork-executor"):
+            if thread.name.startswith(self._prefix):
                 thread.join(max(0.0, end - time.monotonic()))
                 if thread.is_alive():
                     return False

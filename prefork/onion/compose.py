@@ -82,7 +82,7 @@ class Stack:
         for layer in self.layers:
             check_middleware(layer)
 
-    async def __call__(self, ctx: "Context", next: Next) -> Any:  # noqa: A002 -- Koa's word
+    async def __call__(self, ctx: "Context", next: Next) -> Any:
         return await link(self.layers, lambda _: next())(ctx)
 
 
@@ -114,7 +114,7 @@ def _link(middleware: Middleware, rest: Step) -> Step:
     # and code unrolled over all layers 235, which is not worth an exec.
     def step(ctx: "Context | None") -> Awaitable[Any]:
         # The annotation is a string, for else it would be evaluated in every request (100 ns).
-        def next() -> "Awaitable[Any]":  # noqa: A001 -- Koa's word
+        def next() -> "Awaitable[Any]":
             nonlocal ctx
             passed = ctx
             if passed is None:

@@ -318,7 +318,7 @@ class Context:
     def type(self) -> str:
         return self.response.type
 
-    @type.setter  # noqa: A003 -- the property above, which has Koa's name
+    @type.setter
     def type(self, kind: str) -> None:
         if self._fields is None and not self.exchange.head_sent:
             self._fields = {"content-type": type_line(kind)}

@@ -204,7 +204,7 @@ class Response:
         values = values_of(lines)
         return values[0].partition(";")[0] if values else ""
 
-    @type.setter  # noqa: A003 -- the property above, which has Koa's name
+    @type.setter
     def type(self, kind: str) -> None:
         """A media type, a short name (`html`, `json`) or an extension (`.png`)."""
         if not self.ctx.exchange.head_sent:

@@ -10,17 +10,17 @@ from prefork import Application
 HELLO = "Hello, world!\n"
 
 
-async def through(ctx: Any, next: Any) -> None:  # noqa: A002 -- Koa's word
+async def through(ctx: Any, next: Any) -> None:
     del ctx
     await next()
 
 
-async def hello(ctx: Any, next: Any) -> None:  # noqa: A002
+async def hello(ctx: Any, next: Any) -> None:
     del next
     ctx.body = HELLO
 
 
-async def traced(ctx: Any, next: Any) -> None:  # noqa: A002
+async def traced(ctx: Any, next: Any) -> None:
     """Answer with the worker's pid and the bytes tracemalloc has seen allocated and not freed."""
     if ctx.path != "/traced":
         await next()

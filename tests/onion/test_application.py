@@ -1,7 +1,5 @@
 """The application: its hooks, its callback, and the task a request runs in."""
 
-# ruff: noqa: A002 -- `next` is what a middleware's second argument is called
-
 import asyncio
 from contextvars import ContextVar
 

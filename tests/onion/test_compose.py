@@ -1,6 +1,6 @@
 """The chain itself, without a server: any object will do for a context."""
 
-# ruff: noqa: A002, ARG001 -- a layer has two arguments, whether it needs both or not
+# ruff: noqa: ARG001 -- a layer has two arguments, whether it needs both or not
 
 import asyncio
 import functools

@@ -1,6 +1,6 @@
 """Errors that leave the onion: what the client is told, and what the log."""
 
-# ruff: noqa: A002, ARG001 -- a layer has two arguments, whether it needs both or not
+# ruff: noqa: ARG001 -- a layer has two arguments, whether it needs both or not
 
 import asyncio
 from typing import Any

@@ -1,7 +1,5 @@
 """The request's side of a context, as it comes over the wire."""
 
-# ruff: noqa: A002 -- `next` is what a middleware's second argument is called
-
 import json
 from typing import Any
 

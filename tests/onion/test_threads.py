@@ -1,6 +1,6 @@
 """Plain functions in the onion: which thread they run in, and that none waits for ever."""
 
-# ruff: noqa: A002, A006, ARG001, ARG005 -- a layer has two arguments, whether it needs both or not
+# ruff: noqa: ARG001, ARG005 -- a layer has two arguments, whether it needs both or not
 
 import asyncio
 import contextlib

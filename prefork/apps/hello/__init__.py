@@ -9,8 +9,6 @@
 Layers come first, outermost at the top; the handlers they wrap are below.
 """
 
-# ruff: noqa: A002 -- `next` is what a middleware's second argument is called
-
 import asyncio
 import hashlib
 import os
@@ -19,17 +17,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from prefork import Application, __version__
+from prefork import Application, Context, Next, __version__
 from prefork.apps.hello.pages import index_page, index_text, onion_page
 from prefork.apps.hello.trace import Trace, watched
-
-Next = Callable[[], Awaitable[Any]]
 
 app = Application()
 started = time.time()
 
 
-async def timing(ctx: Any, next: Next) -> None:
+async def timing(ctx: Context, next: Next) -> None:
     """Say how long everything further in took."""
     before = time.perf_counter_ns()
     await next()
@@ -37,14 +33,14 @@ async def timing(ctx: Any, next: Next) -> None:
     ctx.set("Server-Timing", f"onion;dur={taken / 1e6:.3f}")
 
 
-async def headers(ctx: Any, next: Next) -> None:
+async def headers(ctx: Context, next: Next) -> None:
     """What every answer of this application carries."""
     ctx.set("X-Content-Type-Options", "nosniff")
     ctx.set("Cache-Control", "no-store")
     await next()
 
 
-async def errors(ctx: Any, next: Next) -> None:
+async def errors(ctx: Context, next: Next) -> None:
     """Give clients that ask for JSON their errors as JSON."""
     try:
         await next()
@@ -56,7 +52,7 @@ async def errors(ctx: Any, next: Next) -> None:
         ctx.body = {"error": str(error) or ctx.message, "status": status}
 
 
-async def routes(ctx: Any, next: Next) -> None:
+async def routes(ctx: Context, next: Next) -> None:
     """Find the handler of a path. Without one the answer stays what it was: 404."""
     handler, methods = ROUTES.get(ctx.path, (None, ""))
     if handler is None:
@@ -71,7 +67,7 @@ LAYERS = (timing, headers, errors, routes)
 
 
 @app.use
-async def draw(ctx: Any, next: Next) -> None:
+async def draw(ctx: Context, next: Next) -> None:
     """On /onion: watch the layers further in at work, and answer with the picture."""
     if ctx.path != "/onion":
         await next()
@@ -102,7 +98,7 @@ def say_hello() -> None:
 # The handlers
 
 
-async def index(ctx: Any) -> None:
+async def index(ctx: Context) -> None:
     ctx.vary("Accept")
     if ctx.accepts("text", "html") == "html":
         ctx.type = "html"
@@ -111,7 +107,7 @@ async def index(ctx: Any) -> None:
         ctx.body = index_text(os.getpid(), ctx.origin)
 
 
-async def json(ctx: Any) -> None:
+async def json(ctx: Context) -> None:
     ctx.body = {
         "hello": ctx.query.get("name", "world"),
         "server": f"prefork {__version__}",
@@ -120,7 +116,7 @@ async def json(ctx: Any) -> None:
     }
 
 
-async def stream(ctx: Any) -> None:
+async def stream(ctx: Context) -> None:
     """Ten lines, one every `?every=0.2` seconds; `curl -N` shows them as they come."""
     try:
         pause = min(max(float(ctx.query.get("every", "0.2")), 0.0), 5.0)
@@ -138,7 +134,7 @@ async def stream(ctx: Any) -> None:
     ctx.body = lines()
 
 
-async def upload(ctx: Any) -> None:
+async def upload(ctx: Context) -> None:
     """Read the body as it comes: a gigabyte takes no more memory than a kilobyte."""
     digest = hashlib.sha256()
     size = pieces = 0
@@ -150,7 +146,7 @@ async def upload(ctx: Any) -> None:
     ctx.body = {"bytes": size, "pieces": pieces, "sha256": digest.hexdigest()}
 
 
-async def throw(ctx: Any) -> None:
+async def throw(ctx: Context) -> None:
     """An error made for the client: `?status=418&message=...`, message shown below 500."""
     status = ctx.query.get("status", "418")
     if not status.isdecimal() or not 400 <= int(status) <= 599:
@@ -158,13 +154,13 @@ async def throw(ctx: Any) -> None:
     ctx.throw(int(status), ctx.query.get("message"))
 
 
-async def error(ctx: Any) -> None:
+async def error(ctx: Context) -> None:
     """A bug. The client learns nothing of it, the error log everything."""
     apples: dict[str, int] = {}
     ctx.body = apples["pear"]
 
 
-async def file(ctx: Any) -> None:
+async def file(ctx: Context) -> None:
     ctx.type = "text"
     ctx.body = Path(__file__)
 
@@ -174,13 +170,13 @@ def checksum(rounds: int) -> str:
     return hashlib.pbkdf2_hmac("sha256", b"prefork", b"onion", rounds).hex()
 
 
-async def blocking(ctx: Any) -> None:
+async def blocking(ctx: Context) -> None:
     before = time.perf_counter()
     result = await ctx.run(checksum, 50_000)
     ctx.body = {"result": result, "seconds": round(time.perf_counter() - before, 4)}
 
 
-async def core(ctx: Any) -> None:
+async def core(ctx: Context) -> None:
     """The innermost: something to wait for, so that the picture has something to show."""
     with ctx.state["trace"].ring("core"):
         await ctx.run(checksum, 500)

@@ -1,7 +1,5 @@
 """When a request entered and left each layer."""
 
-# ruff: noqa: A002 -- `next` is what a middleware's second argument is called
-
 import functools
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -9,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-Layer = Callable[[Any, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+from prefork import Context, Next
+
+Layer = Callable[[Any, Next], Awaitable[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def watched(layer: Layer) -> Layer:
     """`layer`, which marks its entry and exit when the request carries a trace."""
 
     @functools.wraps(layer)
-    async def around(ctx: Any, next: Callable[[], Awaitable[Any]]) -> None:
+    async def around(ctx: Context, next: Next) -> None:
         trace: Trace | None = ctx.state.get("trace")
         if trace is None:
             await layer(ctx, next)
