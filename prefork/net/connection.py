@@ -91,6 +91,7 @@ class Connection:
         "fd",
         "linger",
         "number",
+        "on_room",
         "out",
         "peer",
         "peer_port",
@@ -114,6 +115,7 @@ class Connection:
         self.closing = False  # nothing more will be written; close when the buffer is empty
         self.linger = False
         self.client_gone = False
+        self.on_room: Callable[[], None] | None = None  # called once, below the low water mark
         self._recv = sock.recv
         self._send = sock.send
         self._local: tuple[str, int] | None = None
@@ -237,6 +239,10 @@ class Connection:
             self._drained = None
             if not waiter.done():
                 waiter.set_result(None)
+        on_room = self.on_room
+        if on_room is not None:
+            self.on_room = None
+            on_room()
 
     async def send_file(self, fd: int, offset: int, count: int) -> int:
         """Send `count` bytes of the open file `fd` from `offset` without copying them here.
@@ -324,6 +330,7 @@ class Connection:
             with contextlib.suppress(OSError):
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.sock.close()
+        self.on_room = None
         self._wake()
         self.protocol.connection_lost(error)
         # The two hold each other: parted here, they go without the garbage collector's help.

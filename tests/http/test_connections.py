@@ -11,6 +11,7 @@ import pytest
 from prefork.config.address import ListenAddress
 from prefork.http.h1.protocol import PIPELINE_LIMIT
 from prefork.net.acceptor import Acceptor
+from prefork.net.connection import HIGH_WATER
 from prefork.net.listener import Listener
 
 
@@ -498,3 +499,50 @@ def test_an_idle_connection_is_small(wire):
         tracemalloc.stop()
         # The client's half is in it, too.
         assert (after - before) / len(ours) < 3072
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("size", [100, 10_000, 300_000])
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_who_asks_without_reading_costs_the_high_water_mark(wire, size, wait, pipelined):
+    """Answers to a pipeline used to pile up without a bound; only the send deadline ended it."""
+    served = []
+
+    async def reply(exchange):
+        served.append(1)
+        if wait:
+            await asyncio.sleep(0)
+        exchange.reply(200, b"", b"a" * size)
+
+    number = min(3000, 20_000_000 // size)
+    w = wire(reply)
+    client = w.connect(narrow=True)
+    if pipelined:
+        client.push(get() * number)
+    else:
+        # Each in a turn of its own, until the kernel's buffers are full as well.
+        while number and client.push(get()) == len(get()):
+            w.settle()
+            number -= 1
+    w.settle()
+    for connection in w.server.pool.connections:
+        assert connection.out.size <= HIGH_WATER + size + 300
+    if size >= 10_000:
+        assert len(served) < 50
+    before = len(served)
+    answers = 0
+    while answers < before:
+        assert client.answer().body == b"a" * size
+        answers += 1
+
+
+def test_a_pipeline_goes_on_when_its_answers_are_read(wire):
+    async def reply(exchange):
+        exchange.reply(200, b"", b"a" * 100_000)
+
+    w = wire(reply)
+    client = w.connect(narrow=True)
+    client.send(get() * 200)
+    for _ in range(200):
+        assert client.answer().body == b"a" * 100_000
+    assert client.get().status == 200

@@ -206,7 +206,7 @@ def explained(data, request, status):
                 or re.search(
                     rb"\n[0-9A-Fa-f]+([ \t]|;[^\n]*(\r[^\n]|[\x00-\x08\x0b-\x1f\x7f]))", data
                 )
-                or {name for name, _ in request["trailers"]} & {b"host", b"content-length"}
+                or {name for name, _ in request["trailers"]} & _NO_TRAILER
                 # RFC 9112 section 6.3, rule 3: h11 prefers Transfer-Encoding where we refuse.
                 or {b"content-length", b"transfer-encoding"} <= set(names)
                 or (b"transfer-encoding" in names and request["version"] == b"1.0")
@@ -227,6 +227,7 @@ def explained(data, request, status):
     return False
 
 
+_NO_TRAILER = {b"host", b"content-length", b"transfer-encoding"}
 _KNOWN = {b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH"}
 
 

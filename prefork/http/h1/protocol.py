@@ -35,7 +35,7 @@ from prefork.http.h1.head import (
     refuse_line,
 )
 from prefork.http.headers import Headers
-from prefork.net.connection import Connection
+from prefork.net.connection import HIGH_WATER, Connection
 
 if TYPE_CHECKING:
     from prefork.http.server import HttpServer
@@ -200,7 +200,7 @@ class H1Protocol:
                 self._buffer = data
                 self.refuse(error)
                 return
-            if self.state is not HEAD:
+            if self.state is not HEAD or self.connection.on_room is not None:
                 return
             data = self._buffer
             self._buffer = b""
@@ -519,12 +519,25 @@ class H1Protocol:
         elif self._body is None:
             self.state = HEAD
             server.idle.touch(self)
-            if self._buffer or not self.connection.reading:
+            if self.connection.out.size > HIGH_WATER:
+                self._wait_for_room()
+            elif self._buffer or not self.connection.reading:
                 server.loop.call_soon(self._go_on)
         else:
             self.state = DRAIN
             self._body.discard()
             server.bodies.touch(self)
+
+    def _wait_for_room(self) -> None:
+        """No next request from a client that does not take the answers to its last ones."""
+        connection = self.connection
+        connection.flush()
+        if self.state is HEAD:
+            if connection.out.size > HIGH_WATER:
+                connection.pause_reading()
+                connection.on_room = self._go_on
+            elif self._buffer or not connection.reading:
+                self.server.loop.call_soon(self._go_on)
 
     def _run_on_finished(self, exchange: H1Exchange) -> None:
         for fn in exchange._on_finished or ():
@@ -547,6 +560,8 @@ class H1Protocol:
 
     def _go_on(self) -> None:
         """Serve what was pipelined behind a request that has just ended."""
+        if self.connection.on_room is not None:
+            return
         if self.state is HEAD and self._buffer:
             data = self._buffer
             self._buffer = b""
