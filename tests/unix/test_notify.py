@@ -107,7 +107,7 @@ def test_the_variables_are_forgotten_but_can_be_handed_to_a_new_binary() -> None
 def test_the_barrier_waits_until_the_manager_has_read(run_python: Any) -> None:
     run_python(
         """
-        import array, os, socket
+        import array, os, signal, socket
         from prefork.unix.notify import Notifier
         name = f"prefork-barrier-{os.getpid()}"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -117,6 +117,7 @@ def test_the_barrier_waits_until_the_manager_has_read(run_python: Any) -> None:
         notifier.mainpid(5)
         pid = os.fork()
         if pid == 0:  # the manager: reads everything, then drops the descriptors
+            signal.alarm(30)  # should its parent be killed, it does not wait for ever
             notifier.close()
             seen = []
             while len(seen) < 3:
@@ -126,8 +127,14 @@ def test_the_barrier_waits_until_the_manager_has_read(run_python: Any) -> None:
                     os.close(array.array("i", fds)[0])
             os._exit(seen != [b"BARRIER=1", b"MAINPID=5", b"BARRIER=1"])
         sock.close()
-        assert notifier.barrier(20)
-        assert os.waitpid(pid, 0)[1] == 0
+        try:
+            assert notifier.barrier(20)
+            signal.alarm(20)
+            assert os.waitpid(pid, 0)[1] == 0
+            pid = 0
+        finally:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
         notifier.close()
         """
     )
