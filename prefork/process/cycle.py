@@ -4,6 +4,7 @@ A reload never edits a cycle. It makes the next one beside the old, which shares
 then one of the two is discarded: the old at the commit, the new when it fails.
 """
 
+import os
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -20,6 +21,12 @@ from prefork.unix import identity
 
 class NoApplicationError(OperatorError):
     """Nothing says what to serve."""
+
+    exit_code = EXIT_CONFIG
+
+
+class AccessFormatError(OperatorError):
+    """The access log's template does not compile."""
 
     exit_code = EXIT_CONFIG
 
@@ -43,6 +50,14 @@ class Cycle(Struct, frozen=True, kw_only=True, eq=False):
     def name(self) -> str:
         """What the master's title and the ready line call this server."""
         return self.source.path or self.conf.app or ""
+
+    @property
+    def config_path(self) -> str:
+        """The file's absolute path, which means the same to whoever reads it; "" without one."""
+        source = self.source
+        if source.path is None:
+            return ""
+        return os.path.abspath(os.path.join(source.base, source.path))
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -94,6 +109,7 @@ def init_cycle(
         raise NoApplicationError(
             'no application to serve: name one (prefork start module:attribute) or set "app"'
         )
+    _check_access_format(conf)
     # Resolved here so that an unknown name stops a start or a reload, not every worker.
     uid, gid = identity.resolve(conf.user, conf.group)
     workers, reason = worker_count(conf)
@@ -128,3 +144,15 @@ def init_cycle(
         owner=(uid, gid) if conf.user is not None else None,
         warnings=warnings,
     )
+
+
+def _check_access_format(conf: Config) -> None:
+    """Once, here, and not by every worker while it boots. Raises AccessFormatError."""
+    from prefork.http.accesslog import check_format
+
+    if conf.log.access.format == "off":
+        return
+    try:
+        check_format(conf.log.access.format)
+    except OperatorError as error:
+        raise AccessFormatError(f"log.access.format: {error}") from None

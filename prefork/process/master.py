@@ -286,7 +286,8 @@ class Master:
         """
         close_siblings(self.table)
         if self._daemon is not None:
-            self._daemon.forget()
+            # What libraries print while the worker boots, too, belongs into the error log.
+            self._daemon.forget(cycle.error_file.fd if cycle.error_file.is_file else None)
         self.predecessor.forget()
         self.notifier.close()
         others = [self.cycle]
@@ -418,7 +419,7 @@ class Master:
         header = self.board.header
         header.generation = self.cycle.generation
         header.target_workers = self.target
-        header.config_path = self.cycle.source.path or ""
+        header.config_path = self.cycle.config_path
         header.listen = "\n".join(self.cycle.urls)
 
     def tell_status(self) -> None:

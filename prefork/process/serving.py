@@ -78,11 +78,11 @@ class Serving:
         if self._access_log is not None:
             self._access_log.close()
 
-    def reopen(self) -> None:
-        """nginx: `ngx_reopen_files`. What stands in the buffer belongs into the old file."""
-        self.cycle.error_log.reopen()
+    def reopen(self) -> list[str]:
+        """What stands in the buffer belongs into the old file. See `Cycle.reopen_logs`."""
         if self._access_log is not None:
-            self._access_log.reopen()
+            self._access_log.flush()
+        return self.cycle.reopen_logs()
 
     def _pause(self) -> None:
         for acceptor in self._acceptors:

@@ -164,9 +164,10 @@ class Single:
             self._reconfigure()
         if flags.reopen:
             ticket = self.commands.take(signal.SIGUSR1)
-            worker.reopen()
+            problems = worker.reopen()
             flags.reopen = False
-            self.commands.finish(ticket, ok=True, text="log files reopened")
+            text = "; ".join(problems) or "log files reopened"
+            self.commands.finish(ticket, ok=not problems, text=text)
         for name, number in (
             ("change_binary", signal.SIGUSR2),
             ("more", signal.SIGTTIN),
@@ -248,5 +249,5 @@ class Single:
         header = self.board.header
         header.generation = self.cycle.generation
         header.target_workers = 1
-        header.config_path = self.cycle.source.path or ""
+        header.config_path = self.cycle.config_path
         header.listen = "\n".join(self.cycle.urls)

@@ -240,9 +240,10 @@ class Worker:
         if self.exiting:
             self.retitle()
 
-    def reopen(self) -> None:
+    def reopen(self) -> list[str]:
+        """Reopen the logs; what went wrong is in the error log, and returned, a text each."""
         self.log.notice("reopening logs")
-        self.serving.reopen()
+        return self.serving.reopen()
 
     def terminate(self) -> None:
         """Leave now."""

@@ -40,6 +40,18 @@ def test_it_serves_and_says_so_in_one_line(daemon: "Daemons") -> None:
     assert server.stop() == 0
 
 
+@pytest.mark.parametrize("master_process", [True, False])
+def test_the_scoreboard_names_the_file_absolutely(daemon: "Daemons", master_process: bool) -> None:
+    from prefork.scoreboard import Scoreboard
+
+    server = daemon(master_process=master_process)
+    board = Scoreboard.attach_pid(server.pid)
+    try:
+        assert board.header.config_path == str(server.config_path)
+    finally:
+        board.close()
+
+
 def test_titles(daemon: "Daemons") -> None:
     server = daemon(workers=2)
     assert re.fullmatch(r"prefork: master \S*conf\.yaml", title(server.pid))

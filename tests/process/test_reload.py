@@ -60,6 +60,11 @@ def mistype(server: "Server") -> str:
     return "wrkers"
 
 
+def misspell_a_variable(server: "Server") -> str:
+    server.write_config(log={"access": {"path": "access.log", "format": "$statsu"}})
+    return r'log\.access\.format: unknown variable "\$statsu"'
+
+
 def take_the_port(server: "Server") -> str:
     taken = socket.create_server(("127.0.0.1", 0))
     TAKEN.append(taken)
@@ -91,7 +96,15 @@ TAKEN: list[socket.socket] = []
 
 @pytest.mark.parametrize(
     "harm",
-    [break_yaml, mistype, take_the_port, raise_at_import, exit_at_import, fail_to_start_up],
+    [
+        break_yaml,
+        mistype,
+        misspell_a_variable,
+        take_the_port,
+        raise_at_import,
+        exit_at_import,
+        fail_to_start_up,
+    ],
 )
 def test_a_reload_that_fails_changes_nothing(
     daemon: "Daemons", load: "type[Load]", harm: Callable[["Server"], str]

@@ -60,6 +60,19 @@ def test_logs_are_reopened(daemon: "Daemons") -> None:
     assert "/before" in (server.directory / "access.log.1").read_text()
 
 
+def test_a_log_that_cannot_be_reopened_fails_the_command(daemon: "Daemons") -> None:
+    server = daemon(master_process=False)
+    log = server.directory / "access.log"
+    log.rename(server.directory / "access.log.1")
+    log.mkdir()
+    server.expect("Is a directory")
+    done = server.cli("reopen")
+    assert done.returncode == 1
+    assert "failed (21: Is a directory)" in done.stderr
+    log.rmdir()
+    assert server.cli("reopen").returncode == 0
+
+
 def test_what_needs_a_master_is_refused(daemon: "Daemons") -> None:
     server = daemon(master_process=False)
     for number in (signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):

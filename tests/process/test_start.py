@@ -82,6 +82,16 @@ def test_a_wrong_configuration_is_78(daemon: "Daemons") -> None:
     assert "conf.yaml:2:" in server.stderr
 
 
+def test_a_wrong_access_format_is_refused_by_the_master(daemon: "Daemons") -> None:
+    server = fails(daemon, code=78, log={"access": {"path": "access.log", "format": "$statsu"}})
+    server.start(ready=False)
+    assert server.wait() == 78
+    lines = server.stderr.splitlines()
+    assert len(lines) == 1
+    assert 'log.access.format: unknown variable "$statsu"' in lines[0]
+    assert "start worker" not in server.log
+
+
 def test_a_wrong_user_is_found_at_the_start(daemon: "Daemons") -> None:
     server = fails(daemon, code=1, user="nobodyy")
     server.start(ready=False)
@@ -163,6 +173,19 @@ def test_the_background(daemon: "Daemons") -> None:
     assert os.readlink(f"/proc/{server.pid}/fd/2") == error_log
     done = server.cli("stop")
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_printed_while_the_background_boots_is_not_lost(daemon: "Daemons") -> None:
+    server = daemon(start=False, daemon=True, workers=2)
+    source = (server.directory / "application.py").read_text()
+    noise = "import os\nos.write(2, b'a library is worried\\n')\n"
+    server.write_app(noise + source)
+    server.start(ready=False)
+    assert server.wait() == 0
+    server.pid = server.written_pid
+    assert server.log.count("a library is worried\n") == 2
+    assert "worried" not in server.stderr
+    assert server.cli("stop").returncode == 0
 
 
 def test_the_background_that_fails(daemon: "Daemons") -> None:

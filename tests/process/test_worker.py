@@ -78,6 +78,20 @@ def test_a_signal_wakes_an_idle_worker(daemon: "Daemons") -> None:
     server.wait_for(lambda: len(server.pids()) == 2)
 
 
+def test_a_log_that_cannot_be_reopened_is_told_and_the_old_one_kept(daemon: "Daemons") -> None:
+    server = daemon()
+    (worker,) = server.pids()
+    log = server.directory / "access.log"
+    log.rename(server.directory / "access.log.1")
+    log.mkdir()
+    server.expect(r"access\.log\" failed \(21: Is a directory\)")
+    server.send(signal.SIGUSR1, worker)
+    server.wait_for(rf'\[emerg\] {worker}#0: open\(\) "{log}" failed \(21: Is a directory\)')
+    server.get("/after")
+    rotated = server.directory / "access.log.1"
+    server.wait_for(lambda: "/after" in rotated.read_text())
+
+
 def test_signals_meant_for_the_master_pass_a_worker_by(daemon: "Daemons") -> None:
     server = daemon()
     (worker,) = server.pids()
