@@ -147,9 +147,16 @@ def by_h11(data):
         # An offered upgrade is declined by answering.
         judge.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
         judge.send(h11.EndOfMessage())
-        if judge.our_state is h11.MUST_CLOSE:
+        if judge.our_state is h11.MUST_CLOSE and not persistent_1_0(request):
             return found, "end"
         data = judge.trailing_data[0]
+
+
+def persistent_1_0(request):
+    """RFC 9112 section 9.3; h11 ends every connection of HTTP/1.0 with its first answer."""
+    values = [value for name, value in request["headers"] if name == b"connection"]
+    tokens = [token.strip(b" \t").lower() for token in b",".join(values).split(b",")]
+    return request["version"] == b"1.0" and b"keep-alive" in tokens and b"close" not in tokens
 
 
 def by_us(wire, data, cuts=()):
@@ -200,8 +207,8 @@ def explained(data, request, status):
                 b"\n" in data.replace(b"\r\n", b"")  # h11 takes a bare LF (RFC 9112 section 2.2)
                 or re.search(rb"\r\n[ \t]", data)  # and obs-fold (section 5.2)
                 or data.startswith(b"\r\n")  # and any number of empty lines
-                or names.count(b"content-length") != len(set(names) & {b"content-length"})
-                or re.search(rb"(?i)content-length:[^\r]*,", data)  # equal lengths are one to it
+                # Equal lengths are one to it.
+                or re.search(rb"(?is)\ncontent-length:((?!\r\n\r\n).)*(,|\ncontent-length:)", data)
                 # It takes anything in a chunk's extension, and white space behind the size.
                 or re.search(
                     rb"\n[0-9A-Fa-f]+([ \t]|;[^\n]*(\r[^\n]|[\x00-\x08\x0b-\x1f\x7f]))", data
