@@ -200,7 +200,9 @@ class Limits(Struct, frozen=True, kw_only=True):
         int,
         Option(
             Integer(1, 100_000),
-            "How many header fields a request may have. More are answered with 431.",
+            "How many header fields a request may have. More are answered with 431. They are "
+            "counted in heads of more than ten bytes times this number: a smaller head is cheap, "
+            "however many fields fit into it.",
             example="50",
             known_as=("limit_request_fields", "max_headers"),
         ),
