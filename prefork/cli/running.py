@@ -21,7 +21,7 @@ import click
 
 from prefork.errors import EXIT_FAILED, EXIT_NOT_RUNNING, OperatorError
 from prefork.log import errno_text
-from prefork.scoreboard import Scoreboard, SlotState, Verdict, fallback_path_beside
+from prefork.scoreboard import Scoreboard, Slot, SlotState, Verdict, fallback_path_beside
 
 if TYPE_CHECKING:
     from prefork.config.schema import Config
@@ -140,15 +140,26 @@ class RunningMaster:
         raise SystemExit(EXIT_FAILED)
 
 
+def state_of(slot: Slot) -> SlotState:
+    """What a worker is about.
+
+    A worker writes its state when it changes for long. That it is at work, and not asleep in its
+    event loop, is told by `busy_since_ns` alone, which costs one store a turn instead of two.
+    """
+    state = SlotState(slot.state)
+    return SlotState.BUSY if state == SlotState.READY and slot.busy_since_ns else state
+
+
 def workload(board: Scoreboard) -> str:
-    """What the workers are about, as `2 workers, 5 connections, 1 of them answering`."""
+    """What the workers are about, as `2 workers (1 starting), 5 connections, 1 busy`."""
     workers = connections = busy = starting = 0
     for index in range(board.slots):
-        state = board.slot(index).state
+        slot = board.slot(index)
+        state = state_of(slot)
         if state == SlotState.DEAD:
             continue
         workers += 1
-        connections += board.slot(index).connections
+        connections += slot.connections
         busy += state == SlotState.BUSY
         starting += state == SlotState.STARTING
     text = f"{workers} worker{'s'[: workers != 1]}"
@@ -175,7 +186,9 @@ def find_master(config_path: str | None, pid_file: str | None, pid: int | None) 
         from prefork.config.loader import ConfigError, ConfigSource
 
         try:
-            conf = ConfigSource(config_path, (), None, os.getcwd()).load()
+            # Its variables and files may be out of this shell's reach, and what is wrong with its
+            # other settings is the master's to say.
+            conf = ConfigSource(config_path, (), None, os.getcwd()).load(lenient=True)
         except ConfigError:
             say("the server is found by pid_file in its configuration, which cannot be read;")
             say("name it with --pid-file FILE, or mend this:")

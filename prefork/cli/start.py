@@ -52,11 +52,13 @@ def start(
     from prefork.config.loader import ConfigSource
 
     source = ConfigSource(config_path, overrides, app, os.getcwd())
-    conf = source.load()
+    loaded = source.read()
+    for warning in loaded.warnings:
+        click.echo(str(warning), err=True)
 
     from prefork.process.master import run
 
-    raise SystemExit(run(source, conf, started=started))
+    raise SystemExit(run(source, loaded.conf, started=started))
 
 
 def process_started() -> float:

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import click
 
-from prefork.cli.running import find_master, naming
-from prefork.scoreboard import Scoreboard, SlotState, Verdict
+from prefork.cli.running import find_master, naming, state_of
+from prefork.scoreboard import Scoreboard, Verdict
 
 COLUMNS: Final = (
     ("worker", "n"),
@@ -26,6 +26,7 @@ COLUMNS: Final = (
     ("boots", "boots"),
     ("last exit", "last_exit"),
 )
+BUSY_FOR_LONG: Final = 0.1  # seconds; a shorter turn of the loop is no news, it is serving
 COLOURS: Final = {"ready": "green", "busy": "cyan", "starting": "yellow", "quiescing": "yellow"}
 
 
@@ -66,7 +67,7 @@ def read(board: Scoreboard) -> dict[str, Any]:
                 "n": index + 1,  # as the log and the title count them
                 "pid": slot.pid,
                 "generation": slot.generation,
-                "state": SlotState(slot.state).name.lower(),
+                "state": state_of(slot).name.lower(),
                 "uptime": round(max(now - slot.started_ns, 0) / 1e9, 3),
                 "busy_for": round(max(monotonic - busy_since, 0) / 1e9, 3) if busy_since else None,
                 "connections": slot.connections,
@@ -126,7 +127,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 def cell(worker: dict[str, Any], key: str) -> str:
     value = worker[key]
-    if value is None:
+    if value is None or (key == "busy_for" and value < BUSY_FOR_LONG):
         return "-"
     return duration(value) if key in ("uptime", "busy_for") else str(value)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from prefork.cli.status import cell
+
 if TYPE_CHECKING:
     from tests.conftest import Daemons, Server
 
@@ -41,7 +43,9 @@ def test_status_as_table_and_as_json(daemon: Daemons) -> None:
     assert seen["target_workers"] == 2
     workers = seen["workers"]
     assert isinstance(workers, list)
-    assert [(worker["n"], worker["state"]) for worker in workers] == [(1, "ready"), (2, "ready")]
+    assert [worker["n"] for worker in workers] == [1, 2]
+    # Busy: it may be caught while a timer runs.
+    assert {worker["state"] for worker in workers} <= {"ready", "busy"}
     assert {worker["pid"] for worker in workers} == set(server.pids())
 
 
@@ -79,6 +83,50 @@ def test_status_reads_a_server_that_hangs(daemon: Daemons) -> None:
             server.send(signal.SIGCONT, pid)
 
 
+BLOCKING = '''
+import time
+
+from prefork import Application, quick
+
+app = Application()
+
+
+@app.use
+@quick
+def serve(ctx, next):
+    time.sleep(float(ctx.path[1:] or 0))
+    ctx.body = "ok"
+'''
+
+
+def test_status_shows_who_is_busy_and_for_how_long(daemon: Daemons) -> None:
+    server = daemon(app=BLOCKING, workers=1)
+
+    def worker() -> dict[str, object]:
+        workers = facts(server)["workers"]
+        assert isinstance(workers, list)
+        return dict(workers[0])
+
+    def busy_for() -> float:
+        return float(str(worker()["busy_for"] or 0))
+
+    client = threading.Thread(target=lambda: server.get("/5"))
+    client.start()
+    server.wait_for(lambda: busy_for() > 0.1)
+    seen = worker()
+    assert seen["state"] == "busy"
+    row = server.cli("status").stdout.splitlines()[-1].split()
+    assert row[3] == "busy"
+    assert re.fullmatch(r"\d\.\ds", row[5])
+    client.join(60)
+    server.wait_for(lambda: worker()["state"] == "ready")
+
+
+@pytest.mark.parametrize(("since", "shown"), [(None, "-"), (0.0, "-"), (0.04, "-"), (2.0, "2.0s")])
+def test_a_short_turn_of_the_loop_is_no_news(since: float | None, shown: str) -> None:
+    assert cell({"busy_for": since}, "busy_for") == shown
+
+
 def test_status_of_a_server_that_is_gone(daemon: Daemons) -> None:
     server = daemon()
     server.stop()
@@ -112,12 +160,44 @@ def test_reload_of_a_broken_application_fails_and_says_why(daemon: Daemons) -> N
     assert "SIGHUP, failed: reload failed" in server.cli("status").stdout
 
 
-def test_broken_configuration_is_answered_before_anything_is_sent(daemon: Daemons) -> None:
+def test_a_wrong_setting_is_for_the_master_to_refuse(daemon: Daemons) -> None:
     server = daemon()
+    server.expect('unknown key "wrkers"')
     server.config_path.write_text(server.config_path.read_text() + "wrkers: 3\n")
     done = server.cli("reload")
-    assert done.returncode == 78
+    assert done.returncode == 1
     assert 'did you mean "workers"' in done.stderr
+    assert "generation 1 serves on" in done.stderr
+    assert server.cli("status").returncode == 0
+    assert server.cli("stop").returncode == 0
+
+
+def test_the_servers_variables_are_not_needed_to_control_it(daemon: Daemons) -> None:
+    server = daemon(
+        start=False,
+        workers=1,
+        environment={"SECRET": "${TEST_SECRET:?set it}"},
+        timeouts={"graceful": "${TEST_GRACE}"},
+    )
+    server.start(environ={"TEST_SECRET": "x", "TEST_GRACE": "5s"})
+    assert "TEST_SECRET" in server.cli("check").stderr
+    for command in (["status"], ["reload"], ["reopen"], ["scale", "+1"], ["stop"]):
+        done = server.cli(*command)
+        assert done.returncode == 0, done.stderr
+        assert "TEST_" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("broken", ["syntax", "pid_file"])
+def test_without_a_pid_file_to_read_nothing_is_sent(daemon: Daemons, broken: str) -> None:
+    server = daemon()
+    good = server.config_path.read_text()
+    text = good + "workers: [\n"
+    if broken == "pid_file":
+        text = good.replace("run/prefork.pid", "${TEST_NOWHERE}/prefork.pid")
+    server.config_path.write_text(text)
+    done = server.cli("reload")
+    assert done.returncode == 78
+    assert "conf.yaml" in done.stderr
     assert "--pid-file" in done.stderr
     assert "reconfigur" not in server.log
     by_pid_file = prefork(server, "status", "--pid-file", str(server.pid_path))
@@ -230,12 +310,30 @@ def test_fast_stop_after_a_stop_that_takes_too_long(daemon: Daemons) -> None:
         assert time.monotonic() - began < 30  # the graceful timeout was not waited for
 
 
+@pytest.mark.parametrize("single", [False, True])
+def test_fast_stop_is_fast_where_term_is_graceful(daemon: Daemons, single: bool) -> None:
+    server = daemon(on_term="graceful", master_process=not single)
+    with server.connect() as client:
+        client.sendall(b"GET /sleep/60 HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_for_connection(server)
+        began = time.monotonic()
+        done = prefork(server, "stop", "--fast", "--pid", str(server.pid))
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() - began < 20  # and not the 30 s of the graceful timeout
+
+
 def test_without_a_pid_file_it_says_how_to_mend_that(daemon: Daemons) -> None:
     server = daemon(pid_file=None)
     done = server.cli("stop")
     assert done.returncode == 1
     assert "pid_file: run/prefork.pid" in done.stderr
     assert prefork(server, "stop", "--pid", str(server.pid)).returncode == 0
+
+
+def test_start_tells_the_configurations_warnings(daemon: Daemons) -> None:
+    server = daemon(rlimits={"nofile": 4096})
+    assert '"rlimits.nofile" (4096) is too few for "limits.connections" (10000)' in server.stderr
+    assert re.search(r"conf\.yaml:\d+:\d+: warning: ", server.stderr)
 
 
 def test_start_in_the_background(daemon: Daemons) -> None:
