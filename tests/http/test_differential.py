@@ -219,7 +219,9 @@ def explained(data, request, status):
                 or (b"transfer-encoding" in names and request["version"] == b"1.0")
                 # It looks at neither the grammar of Host nor that of the target.
                 or any(not re.fullmatch(rb"([A-Za-z0-9.\-_]+|\[::1\])(:\d*)?", h) for h in hosts)
-                or not re.fullmatch(rb"(/|https?://[\w.:\[\]-]+(/|\?|$))[^#\x80-\xff]*", target)
+                or not re.fullmatch(
+                    rb"(/|https?://([\w.-]+|\[::1\])(:\d*)?(/|\?|$))[^#\x80-\xff]*", target
+                )
                 or re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", b"".join(v for _, v in headers))
                 or re.search(rb"[^\x21-\x7e ]", line)
             )
