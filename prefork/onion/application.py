@@ -78,7 +78,8 @@ class Application:
         for hook in reversed(self._shutdown):
             try:
                 await _call(hook)
-            except Exception as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as raised:
+                error = raised if isinstance(raised, Exception) else _not_an_exit(raised)
                 if first is None:
                     first = error
                 else:
@@ -100,11 +101,21 @@ class Application:
                     await streaming
             except Exception as error:
                 await respond_to_error(ctx, error)
+            except (SystemExit, KeyboardInterrupt) as error:
+                # asyncio would end its loop for these two, and every other request with it.
+                await respond_to_error(ctx, _not_an_exit(error))
             finally:
                 if ctx._held is not None:
                     await close_held(ctx)
 
         return handle
+
+
+def _not_an_exit(error: BaseException) -> RuntimeError:
+    """What becomes of an `exit()`: a mistake like any other, with its traceback."""
+    mistake = RuntimeError(f"an application cannot end its worker: {error!r}")
+    mistake.__cause__ = error
+    return mistake
 
 
 async def _call(hook: Hook) -> None:

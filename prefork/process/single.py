@@ -143,7 +143,7 @@ class Single:
 
     def run(self) -> int:
         """Serve until told to stop."""
-        self.worker.loop.run_forever()
+        self.worker.run()
         self.worker.leave()
         for listener in self.cycle.listeners:
             listener.close(unlink=True)

@@ -34,6 +34,9 @@ from prefork.unix.proctitle import set_title
 FAST_HOOKS: Final = 1.0  # seconds that on_shutdown hooks have when the stop is a fast one
 LAST_HOOKS: Final = 0.5  # and at least, when a graceful one has used all of its time
 
+# What an application raises to end a process, which is not the application's to end.
+_EXITS: Final = (SystemExit, KeyboardInterrupt)
+
 
 def worker_process_cycle(
     cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int, *, detach: bool
@@ -87,7 +90,7 @@ def _run(
     worker.reactor.before_sleep.append(worker.before_sleep)
     slot.state = SlotState.READY
     channel.send(Message(Command.READY, row.index, os.getpid(), worker.interface.encode()))
-    worker.loop.run_forever()
+    worker.run()
     return worker.leave()
 
 
@@ -177,7 +180,8 @@ class Worker:
         self._log_records()
         try:
             self.loop.run_until_complete(application.startup())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            # Not KeyboardInterrupt: a single process that boots is stopped by one.
             raise AppLoadError(
                 f'app "{spec}": on_startup failed\n{user_traceback(error)}'
             ) from None
@@ -206,6 +210,16 @@ class Worker:
         self.serving.start()
         self._log_records()
         return before
+
+    def run(self) -> None:
+        """Serve until `stop` or `terminate`."""
+        while not self.stopped:
+            try:
+                self.loop.run_forever()
+            except _EXITS as error:
+                # asyncio lets these out of the step of any Task, one of the application's own
+                # too. Who waits for that Task hears of it; the others are not to.
+                self.log.error(f"an exit() in a task does not end the worker: {error!r}", exc=error)
 
     def listen_to(self, channel: Channel) -> None:
         """Obey the master, and leave when it is gone."""
@@ -317,7 +331,7 @@ class Worker:
             # "Event loop stopped before Future completed": a TERM came while the hooks ran.
             if not self._fast:
                 self.log.error("on_shutdown failed", exc=error)
-        except Exception as error:
+        except (Exception, *_EXITS) as error:
             self.log.error("on_shutdown failed", exc=error)
 
     def _log_records(self) -> None:

@@ -1,6 +1,7 @@
 """Responses: their framing by status, method and version, and what happens to slow readers."""
 
 import asyncio
+import gc
 import os
 import time
 import tracemalloc
@@ -196,6 +197,24 @@ def test_no_answer_before_the_handler_ends(wire, handler):
     assert b"secret" not in answer.body
     client.assert_closed()
     assert ("KeyError: 'secret'" in w.log) is ("raises" in handler.__name__)
+
+
+def test_a_handler_that_exits(wire):
+    """In its first step, that is: from a later one asyncio hands it to who runs the loop."""
+
+    async def leaves(_exchange):
+        raise SystemExit(3)
+
+    w = wire(leaves)
+    w.expect("exception in a handler")
+    client = w.connect()
+    assert client.get().status == 500
+    client.assert_closed()
+    assert "SystemExit: 3" in w.log
+    # asyncio tells of it a second time, when the task is collected.
+    gc.collect()
+    assert all(isinstance(error, SystemExit) for error in w.escaped)
+    w.escaped.clear()
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

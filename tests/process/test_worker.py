@@ -1,9 +1,12 @@
 """A worker's start and leave: hooks, logging, threads, the connections that are open."""
 
+import http.client
 import re
 import signal
 import time
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from tests.conftest import Daemons
@@ -64,6 +67,87 @@ def test_a_fast_stop_gives_hooks_a_second(daemon: "Daemons") -> None:
     assert server.stop(signal.SIGTERM) == 0
     assert time.monotonic() - began < 3.1
     assert "on_shutdown has not ended within 1.0 s" in server.log
+
+
+EXITS = """
+import asyncio, sys
+from prefork import Application, quick
+
+app = Application()
+
+async def leave_later():
+    await asyncio.sleep(0.01)
+    sys.exit(3)
+
+@app.use
+async def serve(ctx, next):
+    if ctx.path == "/wait":
+        await asyncio.sleep(1)
+    if ctx.path == "/first":
+        exit()
+    if ctx.path == "/later":
+        await leave_later()
+    if ctx.path == "/interrupt":
+        await asyncio.sleep(0.01)
+        raise KeyboardInterrupt
+    if ctx.path == "/thread":
+        await ctx.run(sys.exit, 3)
+    if ctx.path == "/task":
+        await asyncio.create_task(leave_later())
+    if ctx.path == "/forgotten":
+        app.forgotten = asyncio.create_task(leave_later())
+        await asyncio.sleep(0.05)
+    if ctx.path == "/stream":
+        ctx.body = stream()
+        return
+    if ctx.path == "/plain":
+        return await next()
+    ctx.body = "served"
+
+@app.use
+def plain(ctx, next):
+    sys.exit(3)
+
+async def stream():
+    yield b"half"
+    await asyncio.sleep(0.01)
+    sys.exit(3)
+"""
+
+
+def test_an_exit_in_a_request_ends_the_request_alone(daemon: "Daemons") -> None:
+    server = daemon(app=EXITS)
+    (worker,) = server.pids()
+    server.expect(r"SystemExit|KeyboardInterrupt|an exit\(\) in a task|never retrieved")
+    with server.connect() as other:
+        other.sendall(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+        for path in ("/first", "/later", "/interrupt", "/thread", "/task", "/plain"):
+            since = len(server.log)
+            assert server.get(path).status == 500, path
+            server.wait_for("an application cannot end its worker", since=since)
+            server.wait_for("Traceback", since=since)
+            assert 'application.py"' in server.log[since:]
+        assert server.get("/forgotten").text == "served"
+        server.wait_for(r"an exit\(\) in a task does not end the worker: SystemExit\(3\)")
+        with pytest.raises(http.client.IncompleteRead):
+            server.get("/stream")
+        assert other.recv(4096).endswith(b"served")
+    assert server.pids() == [worker]
+    assert server.stop() == 0
+
+
+def test_an_exit_in_a_hook(daemon: "Daemons") -> None:
+    server = daemon(app=HOOKS + "\n@app.on_shutdown\ndef leave():\n    raise SystemExit(3)\n")
+    server.expect("on_shutdown failed")
+    assert server.stop() == 0
+    assert "shop: closed" in server.log  # the others run all the same
+    server = daemon(app=HOOKS + "\n@app.on_startup\ndef leave():\n    exit(3)\n", start=False)
+    server.exit_code = 1
+    server.expect("")
+    server.start(ready=False)
+    assert server.wait() == 1
+    assert "on_startup failed" in server.stderr
+    assert "SystemExit: 3" in server.stderr
 
 
 def test_a_signal_wakes_an_idle_worker(daemon: "Daemons") -> None:

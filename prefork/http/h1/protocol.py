@@ -326,7 +326,12 @@ class H1Protocol:
         else:
             self._with_body(exchange, http_1_0, bodiless=offered or parser.complete)
         self.exchange = exchange
-        task = server.spawn(server.handler(exchange))
+        try:
+            task = server.spawn(server.handler(exchange))
+        except (SystemExit, KeyboardInterrupt) as error:
+            # asyncio hands these two on to who runs the step, which for the first one is us.
+            self._handler_over(exchange, error)
+            return
         if not task.done():
             # A handler may go on after its answer, while the next request runs already.
             task.add_done_callback(partial(self._task_done, exchange))
@@ -575,8 +580,10 @@ class H1Protocol:
             self.connection.resume_reading()
 
     def _task_done(self, exchange: H1Exchange, task: "asyncio.Task[None]") -> None:
-        """The handler is over. It should have answered; see to it that somebody has."""
-        error = None if task.cancelled() else task.exception()
+        self._handler_over(exchange, None if task.cancelled() else task.exception())
+
+    def _handler_over(self, exchange: H1Exchange, error: BaseException | None) -> None:
+        """It should have answered; see to it that somebody has."""
         status, text = 500, "Internal Server Error"
         log, number = self.server.error_log, self.connection.number
         if isinstance(error, PeerError):
