@@ -1,6 +1,8 @@
 """`prefork init`: a first configuration that serves at once, and a unit for systemd."""
 
 import os
+import re
+import shlex
 import sys
 from typing import Final
 
@@ -48,10 +50,12 @@ After=network.target
 
 [Service]
 Type=notify
-ExecStart={program} start -c {configuration}{pid_file}
+ExecStart={program} start -c {configuration} --set pid_file={pid_file}
 # Waits for the verdict and reports it, where a bare `kill -HUP $MAINPID` does not.
-ExecReload={program} reload --pid $MAINPID
+ExecReload={program} reload --pid-file {pid_file}
 # QUIT to the master alone: it lets the workers finish, and what is left when it exits is killed.
+# The command waits for a master that came by an upgrade (USR2) too, which systemd does not.
+ExecStop=-{program} stop --pid-file {pid_file}
 KillSignal=SIGQUIT
 KillMode=mixed
 # Longer than timeouts.boot and timeouts.graceful.
@@ -68,9 +72,25 @@ LimitNOFILE=65536
 
 User={user}
 RuntimeDirectory={runtime}
+# What an application with files of its own does not miss; prefork.service goes further.
+LockPersonality=yes
 NoNewPrivileges=yes
 PrivateTmp=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
 ProtectSystem=full
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+SystemCallFilter=@system-service
 
 [Install]
 WantedBy=multi-user.target
@@ -108,15 +128,14 @@ def init(app: str, output: str, systemd: bool, force: bool) -> None:
     _known_good(app)
     if not (systemd and os.path.exists(output) and not force):
         _write(output, configuration(output, app), force)
-        click.echo(f"wrote {output}: try `prefork start -c {output}`", err=True)
+        click.echo(f"wrote {output}: try `prefork start -c {shlex.quote(output)}`", err=True)
     if systemd:
-        unit = os.path.splitext(os.path.basename(output))[0]
-        unit = ("prefork" if unit in ("conf", "config") else unit) + ".service"
+        unit = unit_name(output)
         path = os.path.join(os.path.dirname(output), unit)
         _write(path, systemd_unit(output, unit), force)
         click.echo(
             f"wrote {path}; install it with\n"
-            f"  sudo install -m 644 {path} /etc/systemd/system/\n"
+            f"  sudo install -m 644 {shlex.quote(path)} /etc/systemd/system/\n"
             f"  sudo systemctl daemon-reload\n"
             f"  sudo systemctl enable --now {unit}",
             err=True,
@@ -149,6 +168,13 @@ def schema_for(path: str) -> str:
     return os.path.relpath(PATH, folder) if inside else PATH
 
 
+def unit_name(path: str) -> str:
+    """`shop.service` for `shop.yaml`, in the letters that systemd.unit(5) allows in a name."""
+    stem = os.path.splitext(os.path.basename(path))[0]
+    name = re.sub(r"[^A-Za-z0-9:_.-]+", "-", stem).strip("-")
+    return ("prefork" if name in ("", "conf", "config") else name) + ".service"
+
+
 def systemd_unit(path: str, unit: str) -> str:
     """The text of a unit that serves the configuration at `path`."""
     import getpass
@@ -157,14 +183,13 @@ def systemd_unit(path: str, unit: str) -> str:
 
     conf = ConfigSource(path, (), None, os.getcwd()).load(lenient=True)
     runtime = unit.removesuffix(".service")
-    # systemd knows the main process; the pid file is for `prefork status -c …` by hand.
-    pid_file = f" --set pid_file=%t/{runtime}/prefork.pid" if conf.pid_file else ""
     return _UNIT.format(
         app=conf.app or "an application",
         unit=unit,
         program=_program(),
         configuration=_escaped(os.path.abspath(path)),
-        pid_file=pid_file,
+        # Not the configuration's own: its folder need not be writable, and %t is swept at boot.
+        pid_file=f"%t/{runtime}/prefork.pid",
         user=conf.user or getpass.getuser(),
         runtime=runtime,
     )

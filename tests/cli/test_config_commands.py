@@ -13,6 +13,7 @@ from prefork.cli.init import configuration, schema_for
 from prefork.config.jsonschema import PATH
 from prefork.config.loader import ConfigSource
 
+UNITS = Path(__file__).parents[2] / "systemd"
 GOOD = "app: application:app\nworkers: 2\npid_file: run/prefork.pid\n"
 
 
@@ -261,11 +262,20 @@ def test_init_with_a_unit(folder: Path) -> None:
         "RestartPreventExitStatus=78\n",
         "User=root\n",
         "RuntimeDirectory=prefork\n",
+        "prefork stop --pid-file %t/prefork/prefork.pid\n",
+        "prefork reload --pid-file %t/prefork/prefork.pid\n",
     ):
         assert says in unit
+    # Nothing is hardened here that is not in the shipped unit, which is tried as a whole.
+    shipped = (UNITS / "prefork.service").read_text().splitlines()
+    tail = unit.partition("RuntimeDirectory=")[2].partition("[Install]")[0].splitlines()
+    ours = [line for line in tail[1:] if line and line[0] != "#"]
+    assert len(ours) > 10
+    assert set(ours) - set(shipped) == {"ProtectSystem=full"}
     run(folder, "init", "--systemd", "-o", "100% my site.yaml")
-    unit = (folder / "100% my site.service").read_text()
+    unit = (folder / "100-my-site.service").read_text()
     assert f'start -c "{folder}/100%% my site.yaml"' in unit
+    assert "RuntimeDirectory=100-my-site\n" in unit
 
 
 def test_the_schema_of_a_virtual_environment_is_named_relatively(tmp_path: Path) -> None:

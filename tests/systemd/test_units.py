@@ -156,11 +156,11 @@ def test_stop_finishes_what_runs(service: Machine, port: int) -> None:
     assert service.run("test", "-e", PID_FILE, check=False).returncode == 1
 
 
-def wait_for_request(machine: Machine) -> None:
+def wait_for_request(machine: Machine, pid_file: str = PID_FILE) -> None:
     """Until a worker has a connection."""
     deadline = time.monotonic() + 30
     while '"connections": 1' not in (
-        seen := machine.run(PREFORK, "status", "--json", "--pid-file", PID_FILE).stdout
+        seen := machine.run(PREFORK, "status", "--json", "--pid-file", pid_file).stdout
     ):
         assert time.monotonic() < deadline, seen
         time.sleep(0.02)
@@ -202,21 +202,27 @@ def test_watchdog_restarts_a_master_that_hangs(service: Machine, port: int) -> N
     assert get(port) == "version 1"
 
 
-def test_upgrade_moves_the_main_process(service: Machine, port: int) -> None:
-    """USR2, then QUIT to the old master: the unit follows the new one and can stop it."""
-    service.systemctl("start", UNIT)
-    old = service.show(UNIT, "MainPID")
-    service.run("kill", "-USR2", old)
+def upgrade(machine: Machine, unit: str) -> str:
+    """USR2, then QUIT to the old master. The new one's pid, which systemd did not start."""
+    old = machine.show(unit, "MainPID")
+    machine.run("kill", "-USR2", old)
     deadline = time.monotonic() + 30
-    while (new := service.show(UNIT, "MainPID")) == old:
-        assert time.monotonic() < deadline, service.journal("-u", UNIT)
+    while (new := machine.show(unit, "MainPID")) == old:
+        assert time.monotonic() < deadline, machine.journal("-u", unit)
         time.sleep(0.05)
-    service.run("kill", "-QUIT", old)
-    while service.run("kill", "-0", old, check=False).returncode == 0:
-        assert time.monotonic() < deadline, service.journal("-u", UNIT)
+    machine.run("kill", "-QUIT", old)
+    while machine.run("kill", "-0", old, check=False).returncode == 0:
+        assert time.monotonic() < deadline, machine.journal("-u", unit)
         time.sleep(0.05)
-    assert service.show(UNIT, "MainPID") == new
-    assert service.show(UNIT, "ActiveState") == "active"
+    assert machine.show(unit, "MainPID") == new
+    assert machine.show(unit, "ActiveState") == "active"
+    return new
+
+
+def test_upgrade_moves_the_main_process(service: Machine, port: int) -> None:
+    """The unit follows the new master and can stop it."""
+    service.systemctl("start", UNIT)
+    new = upgrade(service, UNIT)
     assert get(port) == "version 1"
     service.systemctl("reload", UNIT)
     service.systemctl("stop", UNIT)
@@ -335,20 +341,31 @@ def test_folders_of_the_tmpfiles_sample(machine: Machine) -> None:
 
 def test_unit_that_init_writes(machine: Machine, port: int) -> None:
     machine.write("/srv/application/application.py", APPLICATION)
-    folder = "/srv/application"
-    machine.run(PREFORK, "init", "application:app", "-o", "shop.yaml", "--systemd", cwd=folder)
-    machine.run("sed", "-i", f"s/8000/{port}/", f"{folder}/shop.yaml")
-    machine.run("cp", f"{folder}/shop.service", "/etc/systemd/system/")
+    folder, unit = "/srv/application", "my-shop.service"
+    output = f"{folder}/my shop.yaml"
+    machine.run(PREFORK, "init", "application:app", "-o", output, "--systemd")
+    machine.run("sed", "-i", f"s/8000/{port}/", output)
+    machine.run("cp", f"{folder}/{unit}", "/etc/systemd/system/")
     machine.systemctl("daemon-reload")
-    done = machine.run("systemd-analyze", "verify", "shop.service")
+    done = machine.run("systemd-analyze", "verify", unit)
     assert done.stdout + done.stderr == ""
-    machine.systemctl("start", "shop")
+    machine.systemctl("start", unit)
     assert get(port) == "version 1"
     change_application(machine, "version 1", "version 2")
-    machine.systemctl("reload", "shop")
+    machine.systemctl("reload", unit)
     assert get(port) == "version 2"
-    machine.systemctl("stop", "shop")
-    assert machine.show("shop", "Result") == "success"
+    # systemd does not wait for a main process that it did not start: only ExecStop does.
+    upgrade(machine, unit)
+    with socket.create_connection(("127.0.0.1", port), 30) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_for_request(machine, "/run/my-shop/prefork.pid")
+        machine.systemctl("stop", unit)
+        assert b"version 2" in client.recv(4096)
+    assert machine.show(unit, "Result") == "success", machine.journal("-u", unit)
+    done = machine.run("systemd-analyze", "security", "--no-pager", unit, check=False)
+    exposure = re.search(r"exposure level for \S+ ([\d.]+)", done.stdout)
+    assert exposure is not None, done.stdout + done.stderr
+    assert float(exposure[1]) <= 5.0
 
 
 def test_units_are_sound_and_hardened(machine: Machine) -> None:
