@@ -161,6 +161,7 @@ HEADS = {
     "ssh": (b"SSH-2.0-OpenSSH_9.2\r\n", 400),
     "garbage": (bytes(range(128, 256)), 400),
     "nul": (b"\0", 400),
+    "space-first": (b" \t[::1] \r\n\r", 400),
     "crlf-thrice": (b"\r\n\r\n\r\n" + get(), 400),
     "crlf-twice": (b"\r\n\r\n" + get(), 400),
     # Limits

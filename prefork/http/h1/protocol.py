@@ -224,14 +224,14 @@ class H1Protocol:
                 return
             if data.startswith(b"\r\n"):
                 data = self._skip_empty_line(data)
+            # TLS on a plain port, or noise: no client that speaks HTTP begins so, and none that
+            # does not would ever send the empty line that ends the wait.
+            if data and not 0x21 <= data[0] <= 0x7E and data != b"\r":
+                raise PeerError(400, "this is not HTTP")
             line_end = data.find(b"\n")
             if line_end < 0:
                 if len(data) > limits.request_line:
                     raise PeerError(414, "the request line is too long")
-                # TLS on a plain port, or noise: no client that speaks HTTP begins so, and none
-                # that does not would ever send the empty line that ends the wait.
-                if data and not 0x21 <= data[0] <= 0x7E and data != b"\r":
-                    raise PeerError(400, "this is not HTTP")
             else:
                 line = data[:line_end].removesuffix(b"\r")
                 if len(data) > limits.head:
