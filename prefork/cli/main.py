@@ -4,6 +4,7 @@ The page is what people ask for most often and needs nothing but this table. So 
 before click is imported, which takes three times as long as the interpreter itself.
 """
 
+import gc
 import os
 import sys
 from typing import Final, NamedTuple
@@ -65,6 +66,9 @@ def main() -> None:
     if sys.argv[1:] in ([], ["-h"], ["--help"]) and "_PREFORK_COMPLETE" not in os.environ:
         sys.stdout.write(page())
         return
+    # What the imports make is there to stay: looking for garbage in it finds none. A command is
+    # over before there is any worth mention, and a server collects again when it has its workers.
+    gc.disable()
     from prefork.cli.commands import run
 
     run()

@@ -83,7 +83,7 @@ def test_status_reads_a_server_that_hangs(daemon: Daemons) -> None:
             server.send(signal.SIGCONT, pid)
 
 
-BLOCKING = '''
+BLOCKING = """
 import time
 
 from prefork import Application, quick
@@ -96,7 +96,7 @@ app = Application()
 def serve(ctx, next):
     time.sleep(float(ctx.path[1:] or 0))
     ctx.body = "ok"
-'''
+"""
 
 
 def test_status_shows_who_is_busy_and_for_how_long(daemon: Daemons) -> None:
@@ -328,6 +328,31 @@ def test_without_a_pid_file_it_says_how_to_mend_that(daemon: Daemons) -> None:
     assert done.returncode == 1
     assert "pid_file: run/prefork.pid" in done.stderr
     assert prefork(server, "stop", "--pid", str(server.pid)).returncode == 0
+
+
+COLLECTING = """
+import gc
+import os
+
+from prefork import Application
+
+app = Application()
+at_import = gc.isenabled()
+
+
+@app.use
+async def serve(ctx, next):
+    ctx.body = f"{at_import} {gc.isenabled()} {gc.get_threshold()[0] > 0}"
+"""
+
+
+@pytest.mark.parametrize("master", [True, False])
+def test_garbage_is_collected_again_once_the_server_is_loaded(
+    daemon: Daemons, master: bool
+) -> None:
+    """A worker is a copy of its master, and what it sees at import is what the master has."""
+    server = daemon(app=COLLECTING, workers=1, master_process=master)
+    assert server.get("/").text == f"{master} True True"
 
 
 def test_start_tells_the_configurations_warnings(daemon: Daemons) -> None:
