@@ -22,6 +22,7 @@ from prefork.process.cycle import Cycle, init_cycle
 from prefork.process.ready import ready_line
 from prefork.process.reload import Reload
 from prefork.process.retired import RetiredListeners
+from prefork.process.service import Service
 from prefork.process.spawn import SpawnError, close_siblings
 from prefork.process.table import ProcessSlot, ProcessTable, Respawn
 from prefork.process.timers import Timers
@@ -207,12 +208,13 @@ class Master:
         self.retired = RetiredListeners(self.table)
         self.commands = Commands(self.board)
         self.upgrade = Upgrade(self)
+        self.service = Service(self)
         self.reload: Reload | None = None
         self.target = cycle.workers
         self.noaccepting = False
         self.interface = ""
-        self._served = False
-        self._stopping = False
+        self.served = False
+        self.ending = False
         self._exit_code = EXIT_OK
         self._pid = os.getpid()
 
@@ -223,7 +225,7 @@ class Master:
         conf = self.cycle.conf
         log = self.cycle.error_log
         signals.install_master(self.flags)
-        self.extend(conf.timeouts.boot)
+        self.service.begin()
         log.notice(f"workers: {self.cycle.workers_reason}")
         for problem in (*self.inherited.problems, *self.inherited.close_unclaimed()):
             log.warn(problem)
@@ -244,8 +246,6 @@ class Master:
             return
         boot = Boot(rows, on_ready=self.serving, on_failed=self._stillborn, tolerant=True)
         self.children.await_boot(boot)
-        if self.notifier.watchdog_interval is not None:
-            self._pet_watchdog()
 
     @property
     def in_background(self) -> bool:
@@ -253,9 +253,14 @@ class Master:
         return self._daemon is not None or (self.predecessor.upgraded and self.cycle.conf.daemon)
 
     @property
+    def in_upgrade(self) -> bool:
+        """Is there another master, the new one or the old one, that serves when we are gone?"""
+        return self.upgrade.new_binary is not None or self.predecessor.alive
+
+    @property
     def wants_workers(self) -> bool:
         """Is something wrong when there is no worker?"""
-        return self._served and not self._stopping and not self.noaccepting
+        return self.served and not self.ending and not self.noaccepting
 
     def start_workers(self) -> None:
         """A whole set of workers again, after they had been drained."""
@@ -264,7 +269,7 @@ class Master:
             rows = self.workers.start(self.cycle, self.target, Respawn.RESPAWN)
         except SpawnError:
             return
-        self.children.await_boot(Boot(rows, on_ready=self.tell_status, on_failed=lambda *_: None))
+        self.children.await_boot(Boot(rows, on_ready=self.service.tell, on_failed=lambda *_: None))
 
     def _worker(self, cycle: Cycle, row: ProcessSlot, channel: Channel) -> NoReturn:
         from prefork.process.worker import worker_process_cycle
@@ -305,13 +310,13 @@ class Master:
 
     def serving(self) -> None:
         """The first workers are ready: say so to everyone who waits for it, once."""
-        if self._served:
+        if self.served:
             return
-        self._served = True
+        self.served = True
         cycle = self.cycle
-        line = ready_line(cycle, self.interface, self._workers(), self._started)
+        line = ready_line(cycle, self.interface, self.processes, self._started)
         cycle.error_log.notice(line)
-        self.tell_status()
+        self.service.tell()
         self.predecessor.greet()
         if self._daemon is not None:
             self._daemon.ready(f"prefork: {line}")
@@ -363,14 +368,14 @@ class Master:
         self.cycle.error_log.notice("stop accepting connections")
         told = self.workers.signal_all(signal.SIGQUIT)
         self.commands.finish(ticket, ok=True, text=f"{told} workers draining, the master stays")
-        self.tell_status()
+        self.service.tell()
 
     def stopping(self, number: signal.Signals) -> None:
         """The end has begun; a TERM after a QUIT comes here a second time."""
         fast = number == signal.SIGTERM
         if fast:
             self.timers.clear()  # the escalation has the alarm from now on
-        if self._stopping and not fast:
+        if self.ending and not fast:
             return
         log = self.cycle.error_log
         log.notice(
@@ -379,12 +384,9 @@ class Master:
         )
         ticket = self.commands.take(number)
         self._abandon_reload("the server stops")
-        if not self._stopping:
-            self._stopping = True
-            grace = 4.0 if fast else self.cycle.conf.timeouts.graceful + 4.0
-            if self.upgrade.new_binary is None and not self.predecessor.alive:
-                self.notifier.stopping(status="shutting down")
-            self.extend(grace)
+        if not self.ending:
+            self.ending = True
+            self.service.stopping(4.0 if fast else self.cycle.conf.timeouts.graceful + 4.0)
         if not fast:
             self.timers.after(DRAIN_REPORT_EVERY, self._report_drain)
         self.commands.finish(ticket, ok=True, text="exiting" if fast else "shutting down")
@@ -411,7 +413,9 @@ class Master:
             f"{left} connection{'s'[: left != 1]} left in {len(rows)} worker{'s'[: len(rows) != 1]}"
         )
 
-    def _workers(self) -> str:
+    @property
+    def processes(self) -> str:
+        """`2 workers`."""
         return f"{self.target} worker{'s'[: self.target != 1]}"
 
     def tell_header(self) -> None:
@@ -422,48 +426,21 @@ class Master:
         header.config_path = self.cycle.config_path
         header.listen = "\n".join(self.cycle.urls)
 
-    def tell_status(self) -> None:
-        """READY=1, once we are, with the line `systemctl status` shows."""
-        if self._stopping:
-            return
-        status = f"{self._workers()}, generation {self.cycle.generation}"
-        if self.noaccepting:
-            status = "workers drained (WINCH)"
-        if not self._served:
-            self.notifier.status(status)
-        elif self.predecessor.upgraded:
-            self.notifier.ready(status=status, mainpid=os.getpid())
-        else:
-            self.notifier.ready(status=status)
-
-    def extend(self, seconds: float) -> None:
-        """What is under way may take `seconds`, and then the master ends it itself."""
-        self.notifier.extend(int((seconds + 5.0) * 1_000_000))
-
-    def _pet_watchdog(self) -> None:
-        interval = self.notifier.watchdog_interval
-        if interval is not None:
-            self.notifier.watchdog()
-            self.timers.after(interval, self._pet_watchdog)
-
     # The end
 
     def exit(self) -> int:
         """nginx: `ngx_master_process_exit`."""
-        if not self._stopping:
+        if not self.ending:
             self.stopping(signal.SIGTERM if self.flags.terminate else signal.SIGQUIT)
         self.timers.clear()
-        others = self.upgrade.new_binary is not None or self.predecessor.alive
-        if self.predecessor.alive:
-            # An upgrade undone: systemd must not take our end for the service's.
-            self.notifier.mainpid(self.predecessor.parent)
-            self.notifier.barrier(1.0)
+        alone = not self.in_upgrade
+        self.service.end()
         if self._daemon is not None:
             self._daemon.failed(self._exit_code, "prefork: stopped before it was ready")
         if self.pid_file is not None:
             self.pid_file.unlink()
         for listener in (*self.cycle.listeners, *self.retired):
-            listener.close(unlink=not others)
+            listener.close(unlink=alone)
         self.board.close()
         self.cycle.error_log.notice("exit")
         return self._exit_code

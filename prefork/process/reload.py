@@ -43,7 +43,7 @@ class Reload:
         self = cls(master, master.commands.take(signal.SIGHUP))
         log = master.cycle.error_log
         log.notice("reconfiguring")
-        master.notifier.reloading()
+        master.service.reloading()
         try:
             self.new = init_cycle(
                 self._old.source,
@@ -57,7 +57,7 @@ class Reload:
         for warning in self.new.warnings:
             log.warn(warning)
         master.reload = self
-        master.extend(self.new.conf.timeouts.boot)
+        master.service.extend(self.new.conf.timeouts.boot)
         try:
             rows = master.workers.start(self.new, self.new.workers, Respawn.JUST_RESPAWN)
         except SpawnError as error:
@@ -97,7 +97,7 @@ class Reload:
         old.close_logs()
         master.commands.finish(self._ticket, ok=True, text=text)
         master.serving()  # when the very first workers had not got that far
-        master.tell_status()
+        master.service.tell()
 
     def _died(self, _row: ProcessSlot, reason: str) -> None:
         self._roll_back(reason)
@@ -129,7 +129,7 @@ class Reload:
             ok=False,
             text=f"reload failed, generation {generation} serves on: {reason}",
         )
-        master.tell_status()  # READY=1 as well: without it the unit would stay "reloading"
+        master.service.tell()  # READY=1 as well: without it the unit would stay "reloading"
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:

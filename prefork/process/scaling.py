@@ -30,7 +30,7 @@ def more(master: "Master") -> None:
     def ready() -> None:
         text = f"workers: {before} -> {before + 1}, {row.name} (pid {row.pid}) is ready"
         master.commands.finish(ticket, ok=True, text=text)
-        master.tell_status()
+        master.service.tell()
 
     def failed(_row: ProcessSlot, reason: str) -> None:
         text = f"workers: {before} -> {before + 1}, but the new one failed: {reason}"
@@ -57,7 +57,7 @@ def fewer(master: "Master") -> None:
     master.cycle.error_log.notice(text)
     master.workers.retire(row)
     master.commands.finish(ticket, ok=True, text=text)
-    master.tell_status()
+    master.service.tell()
 
 
 def _worth(master: "Master", row: ProcessSlot) -> tuple[bool, bool, bool, int, float]:

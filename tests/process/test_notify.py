@@ -114,6 +114,48 @@ def test_the_watchdog_is_petted_only_when_asked(daemon: "Daemons", manager: Mana
     assert 3 <= manager.count("WATCHDOG") - before <= 6
 
 
+def test_the_watchdog_bites_when_nobody_serves(daemon: "Daemons", manager: Manager) -> None:
+    """A master that lives, and not one worker: not petted after a boot's time, and again later."""
+    server = daemon(
+        environ={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "400000"},
+        workers=2,
+        timeouts={"boot": 1.5},
+    )
+    manager.wait_for("WATCHDOG")
+    good = (server.directory / "application.py").read_text()
+    server.write_app("raise RuntimeError('out of coffee')\n")
+    server.expect("failed to start|exited on signal 9|no worker has been ready for 1.5 s")
+    killed = server.pids()
+    os.kill(killed[0], signal.SIGKILL)
+    server.wait_for("worker 1 comes back in 2 s")
+    assert "no worker has been ready" not in server.log  # one is, all the time
+    os.kill(killed[1], signal.SIGKILL)
+    server.wait_for(rf"worker 2 {killed[1]} exited on signal 9")
+    since = manager.count("WATCHDOG")
+    server.wait_for("no worker has been ready for 1.5 s")
+    before = manager.count("WATCHDOG")
+    assert before > since  # an ordinary restart of all of them has its time
+    time.sleep(1.0)
+    assert manager.count("WATCHDOG") == before
+    server.write_app(good)
+    server.wait_for("a worker is ready: the watchdog is fed again")
+    server.wait_for(lambda: manager.count("WATCHDOG") > before)
+    assert server.stop() == 0
+
+
+def test_drained_workers_are_not_missed(daemon: "Daemons", manager: Manager) -> None:
+    server = daemon(
+        environ={"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "400000"}, timeouts={"boot": 1}
+    )
+    manager.wait_for("READY")
+    server.send(signal.SIGWINCH)
+    server.wait_for(lambda: not server.pids())
+    time.sleep(1.5)
+    before = manager.count("WATCHDOG")
+    server.wait_for(lambda: manager.count("WATCHDOG") > before + 1)
+    assert "no worker has been ready" not in server.log
+
+
 def test_an_upgrade_hands_the_main_pid_over_and_back(daemon: "Daemons", manager: Manager) -> None:
     server = daemon(environ={"NOTIFY_SOCKET": manager.path})
     old = server.pid
