@@ -7,7 +7,6 @@ All problems of one run are collected and shown together, each as
            | ^~~~~~~
 """
 
-import json
 import re
 from typing import Final, Literal
 
@@ -110,6 +109,8 @@ def problem_at(
 
 def quoted(text: str) -> str:
     """Text of the operator's in a message: one line, and not too long a one."""
+    import json  # a configuration with nothing wrong does without
+
     return json.dumps(text if len(text) <= 60 else text[:57] + "…", ensure_ascii=False)
 
 

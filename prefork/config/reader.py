@@ -1,6 +1,5 @@
 """The seam between a node and the kind that reads it: substitution, and words for refusals."""
 
-import json
 import re
 from collections.abc import Mapping as AbstractMapping
 from collections.abc import Sequence as AbstractSequence
@@ -153,4 +152,6 @@ def quote(text: str) -> str:
         and not (text[0].isdigit() and ":" in text)  # 12:30 is a number to YAML 1.1
     ):
         return text
+    import json
+
     return json.dumps(text, ensure_ascii=False)

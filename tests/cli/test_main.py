@@ -72,6 +72,29 @@ def test_help_imports_nothing_heavy() -> None:
     }
 
 
+def test_a_configuration_with_no_mistake_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "conf.yaml").write_text("app: prefork.apps.hello:app\n")
+    code = (
+        "import sys\n"
+        "import prefork.cli.commands, prefork.cli.start\n"
+        "from prefork.config.loader import ConfigSource\n"
+        "ConfigSource(None, ('workers=2',), 'a:b', '/').read(); print(*sys.modules)\n"
+        "ConfigSource('conf.yaml').read(); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    without_file, with_file = (set(line.split()) for line in done.stdout.splitlines())
+    never = {"asyncio", "difflib", "httptools", "json", "psutil", "unicodedata"}
+    assert not without_file & {"yaml", *never}
+    assert not with_file & never
+
+
 def test_help_costs_at_most_six_bare_interpreters() -> None:
     """60 ms where `python3 -c pass` takes 10; the best of several, for the machine is shared."""
 
