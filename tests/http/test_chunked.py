@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefork.errors import PeerError
@@ -24,6 +24,7 @@ class Sink:
         return self.decoder.feed(data)
 
 
+@settings(derandomize=True)
 @given(
     chunks=st.lists(st.binary(min_size=1, max_size=50), max_size=8),
     rest=st.binary(max_size=20),
@@ -43,6 +44,8 @@ def test_chunked_any_way_it_is_cut(chunks, rest, cuts):
     assert trailers.raw == [(b"a", b"1"), (b"b", b"2")]
 
 
+@settings(derandomize=True, max_examples=500)
+@example([b"0", b"\r\n", b"\r", b"\r\n"])
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"0", b"3", b"abc", b";", b"X: 1", b" "])))
 def test_chunked_noise_is_the_same_whole_and_byte_by_byte(pieces):
     data = b"".join(pieces)

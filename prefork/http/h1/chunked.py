@@ -147,7 +147,7 @@ class ChunkedDecoder:
 
     def _keep_partial(self, data: bytes) -> int:
         # Without this a section with a bare CR or LF would wait for its end until the deadline.
-        rest = data.replace(b"\r\n", b"").removesuffix(b"\r")
+        rest = data.removesuffix(b"\r").replace(b"\r\n", b"")
         if b"\n" in rest or b"\r" in rest:
             raise PeerError(400, "invalid trailer field")
         return self._keep(data)
