@@ -14,7 +14,8 @@ from prefork.event.deadlines import Deadlines
 from prefork.http.dates import date_field
 from prefork.http.exchange import Handler
 from prefork.http.h1.head import HostCheck
-from prefork.http.h1.protocol import H1Protocol, HeadParser
+from prefork.http.h1.parser import HeadParser
+from prefork.http.h1.protocol import H1Protocol
 from prefork.http.status import REASONS, STATUS_LINES
 from prefork.net.connection import Connection, Pool
 

@@ -81,6 +81,77 @@ def refuse_line(line: bytes, limits: "Limits") -> PeerError:
     return PeerError(400, "invalid request target")
 
 
+def too_large(line: bytes, limits: "Limits") -> PeerError:
+    """A head beyond the limits: of the request line, or of the whole."""
+    if len(line) > limits.request_line:
+        return PeerError(414, "the request line is too long")
+    return PeerError(431, "the header section is too large")
+
+
+def why_refused(line: bytes, head: bytes, said: str, limits: "Limits") -> PeerError:
+    """A head that llhttp refused: what the line or the framing is refused for, else 400."""
+    refusal = refuse_line(line, limits)
+    if refusal.status != 400:
+        return refusal
+    try:
+        framing(head, head.lower(), "", http_1_0=False, limits=limits)
+    except PeerError as known:
+        return known
+    return PeerError(400, said or "invalid request head")
+
+
+def skip_empty_line(data: bytes) -> bytes:
+    """`data` without the CRLF it begins with.
+
+    RFC 9112 section 2.2: "a server that is expecting to receive and parse a request-line SHOULD
+    ignore at least one empty line (CRLF) received prior to the request-line." One it is.
+    """
+    data = data[2:]
+    if data.startswith(b"\r\n"):
+        raise PeerError(400, "empty lines instead of a request")
+    return data
+
+
+def check_beginning(data: bytes, limits: "Limits") -> bytes:
+    """The part of a head that has come, to be kept. Raises PeerError when no rest could mend it."""
+    if data == b"\r\n" or data == b"\r\n\r":
+        # Old clients send one behind a POST's body (RFC 9112 section 2.2). It begins no request,
+        # but a second one must find it here.
+        return data
+    if data.startswith(b"\r\n"):
+        data = skip_empty_line(data)
+    # TLS on a plain port, or noise: no client that speaks HTTP begins so, and none that does not
+    # would ever send the empty line that ends the wait.
+    if data and not 0x21 <= data[0] <= 0x7E and data != b"\r":
+        raise PeerError(400, "this is not HTTP")
+    line_end = data.find(b"\n")
+    if line_end < 0:
+        if len(data) > limits.request_line:
+            raise PeerError(414, "the request line is too long")
+        return data
+    line = data[:line_end].removesuffix(b"\r")
+    if len(line) > limits.request_line or len(data) > limits.head:
+        raise too_large(line, limits)
+    if data.count(b"\n") != data.count(b"\r\n"):
+        raise PeerError(400, "bare LF")
+    if len(line.split(b" ")) != 3:
+        raise refuse_line(line, limits)
+    return data
+
+
+def other_form(method: str, target: bytes) -> bytes | None:
+    """The authority in an absolute-form target, None for the asterisk (RFC 9112 section 3.2).
+
+    Raises PeerError 400 for what is neither.
+    """
+    if target == b"*" and method == "OPTIONS":
+        return None
+    authority = absolute_host(target)
+    if authority is None:
+        raise PeerError(400, "invalid request target")
+    return authority
+
+
 def absolute_host(target: bytes) -> bytes | None:
     """The authority of an absolute-form target, None when it is malformed.
 

@@ -15,12 +15,11 @@ in `_buffer` until its turn comes.
 """
 
 import asyncio
-from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade
 
 from prefork.errors import PeerError
 from prefork.http.body import Body
@@ -29,10 +28,14 @@ from prefork.http.h1.exchange import H1Exchange
 from prefork.http.h1.head import (
     BODY_EXPECTED,
     METHODS,
-    absolute_host,
+    check_beginning,
     connection_tokens,
     framing,
+    other_form,
     refuse_line,
+    skip_empty_line,
+    too_large,
+    why_refused,
 )
 from prefork.http.headers import Headers
 from prefork.net.connection import HIGH_WATER, Connection
@@ -57,32 +60,6 @@ class State(IntEnum):
 
 # As plain names: an enum member's look-up is two attribute reads on the hot path.
 HEAD, BODY, RUN, DRAIN, CLOSED = State
-
-
-class HeadParser:
-    """llhttp, fed one whole head at a time; shared by all connections of a process."""
-
-    __slots__ = ("complete", "feed_data", "keep_alive", "should_keep_alive")
-
-    feed_data: Callable[[bytes], None]
-    should_keep_alive: Callable[[], bool]
-
-    def __init__(self) -> None:
-        self.complete = False  # the head that was fed is the whole request
-        self.keep_alive = False
-        self.reset()
-
-    def reset(self) -> None:
-        parser = HttpRequestParser(self)
-        # "Connection: close" ends a connection, not this parser: it sees those of all. (With
-        # lenient_data_after_close it would swallow the next head unchecked.)
-        parser.set_dangerous_leniencies(lenient_keep_alive=True)
-        self.feed_data = parser.feed_data
-        self.should_keep_alive = parser.should_keep_alive
-
-    def on_message_complete(self) -> None:
-        self.complete = True
-        self.keep_alive = self.should_keep_alive()
 
 
 class H1Protocol:
@@ -190,7 +167,7 @@ class H1Protocol:
                     return
                 rest = data[end:]
                 if data.startswith(b"\r\n"):
-                    data = self._skip_empty_line(data)
+                    data = skip_empty_line(data)
                     continue
                 # What follows must be in place before the handler runs: it may end this request,
                 # or leave it to a task that asks for the next one later.
@@ -205,48 +182,16 @@ class H1Protocol:
             data = self._buffer
             self._buffer = b""
 
-    def _skip_empty_line(self, data: bytes) -> bytes:
-        # RFC 9112 section 2.2: "a server that is expecting to receive and parse a request-line
-        # SHOULD ignore at least one empty line (CRLF) received prior to the request-line."
-        data = data[2:]
-        if data.startswith(b"\r\n"):
-            raise PeerError(400, "empty lines instead of a request")
-        return data
-
     def _partial(self, data: bytes) -> None:
         """Keep the beginning of a head, unless it can be refused already."""
-        limits = self.server.limits
         try:
-            if data == b"\r\n" or data == b"\r\n\r":
-                # Old clients send one behind a POST's body (RFC 9112 section 2.2). It begins no
-                # request, but a second one must find it here.
-                self._buffer = data
-                return
-            if data.startswith(b"\r\n"):
-                data = self._skip_empty_line(data)
-            # TLS on a plain port, or noise: no client that speaks HTTP begins so, and none that
-            # does not would ever send the empty line that ends the wait.
-            if data and not 0x21 <= data[0] <= 0x7E and data != b"\r":
-                raise PeerError(400, "this is not HTTP")
-            line_end = data.find(b"\n")
-            if line_end < 0:
-                if len(data) > limits.request_line:
-                    raise PeerError(414, "the request line is too long")
-            else:
-                line = data[:line_end].removesuffix(b"\r")
-                if len(data) > limits.head:
-                    raise self._too_large(line)
-                if len(line) > limits.request_line:
-                    raise PeerError(414, "the request line is too long")
-                bare = data.count(b"\n") != data.count(b"\r\n")
-                if bare or len(line.split(b" ")) != 3:
-                    raise refuse_line(line, limits) if not bare else PeerError(400, "bare LF")
+            data = check_beginning(data, self.server.limits)
         except PeerError as error:
             self._buffer = data
             self.refuse(error)
             return
         self._buffer = data
-        if data and not self._head_begun:
+        if not self._head_begun and data and data[0] != 0x0D:
             self._head_begun = True
             self.server.fresh.discard(self)
             self.server.heads.touch(self)
@@ -269,7 +214,7 @@ class H1Protocol:
             or size > limits.head
             or head.count(b"\n") - 2 > limits.header_count
         ):
-            raise self._too_large(line)
+            raise too_large(line, limits)
         parser = server.parser
         parser.complete = offered = False
         try:
@@ -281,7 +226,7 @@ class H1Protocol:
             offered = True
         except HttpParserError as error:
             parser.reset()
-            raise self._why(line, head, error) from None
+            raise why_refused(line, head, str(error), limits) from None
         if not parser.complete:
             # It waits for a body now, which is read here. At once, whatever becomes of this
             # request: the next head that the parser sees is another client's.
@@ -312,7 +257,9 @@ class H1Protocol:
             raise PeerError(400, "no Host header")
         # find(), because `in` tries every bytes object as a number first and raises inside.
         if target[0] != 0x2F or target.find(b"#") >= 0:  # "/"
-            host = self._other_form(method, target, host)
+            authority = other_form(method, target)
+            if authority is not None:
+                host = server.check_host(authority)
 
         exchange = H1Exchange(
             self, method, target, line, head, lower, host, parser.keep_alive, server.reactor.now
@@ -339,38 +286,11 @@ class H1Protocol:
             self._task_done(exchange, task)
 
     def _request_after_empty_line(self, head: bytes) -> None:
-        head = self._skip_empty_line(head)
+        head = skip_empty_line(head)
         if len(head) < 4:
             # The empty line was all there is so far: "\r\n\r\n" is two of them.
             raise PeerError(400, "empty lines instead of a request")
         self._request(head)
-
-    def _too_large(self, line: bytes) -> PeerError:
-        if len(line) > self.server.limits.request_line:
-            return PeerError(414, "the request line is too long")
-        return PeerError(431, "the header section is too large")
-
-    def _why(self, line: bytes, head: bytes, error: HttpParserError) -> PeerError:
-        """A head that llhttp refused: what the line or the framing is refused for, else 400."""
-        limits = self.server.limits
-        refusal = refuse_line(line, limits)
-        if refusal.status != 400:
-            return refusal
-        try:
-            framing(head, head.lower(), "", http_1_0=False, limits=limits)
-        except PeerError as known:
-            return known
-        return PeerError(400, str(error) or "invalid request head")
-
-    def _other_form(self, method: str, target: bytes, host: str) -> str:
-        """absolute-form or asterisk-form (RFC 9112 section 3.2); anything else is refused."""
-        if b"#" not in target:
-            if target == b"*" and method == "OPTIONS":
-                return host
-            authority = absolute_host(target)
-            if authority is not None:
-                return self.server.check_host(authority)
-        raise PeerError(400, "invalid request target")
 
     def _with_body(self, exchange: H1Exchange, http_1_0: bool, *, bodiless: bool) -> None:
         """A head that is not the whole request, or one that offers an upgrade."""
