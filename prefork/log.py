@@ -23,6 +23,7 @@ import stat
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Final
 
 from prefork.errors import OperatorError
@@ -51,13 +52,15 @@ class LogFile:
     the umask. `fd` is -1 until `open()`.
     """
 
-    __slots__ = ("_torn", "dropped", "fd", "mode", "path")
+    __slots__ = ("_quiet_until", "_torn", "dropped", "fd", "mode", "on_lost", "path")
 
     def __init__(self, path: str, mode: int = 0o640) -> None:
         self.path = path
         self.mode = mode
         self.fd = -1
         self.dropped = 0  # writes lost, wholly or in part, since the beginning
+        self.on_lost: Callable[[str], None] | None = None  # told why, at most once a second
+        self._quiet_until = 0.0
         self._torn = False  # the last write stopped in the middle of a line
 
     @property
@@ -86,9 +89,13 @@ class LogFile:
             while left:
                 left = left[os.write(self.fd, left) :]
             self._torn = False
-        except OSError:
+        except OSError as exc:
             self.dropped += 1
             self._torn = self._torn or len(left) < len(data)
+            now = time.monotonic()
+            if self.on_lost is not None and now >= self._quiet_until:
+                self._quiet_until = now + 1.0
+                self.on_lost(f'write() to "{self.path}" failed {errno_text(exc)}, lines are lost')
 
     def reopen(self, owner: tuple[int, int] | None = None) -> str | None:
         """Open `path` again; None when that worked, otherwise why not (the old file stays).

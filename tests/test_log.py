@@ -123,6 +123,17 @@ def test_a_full_disk_loses_records_and_nothing_else() -> None:
     file.close()
 
 
+def test_a_full_disk_is_told_once_a_second() -> None:
+    told: list[str] = []
+    file = LogFile("/dev/full")
+    file.on_lost = told.append
+    file.open()
+    file.write(b"x\n")
+    file.write(b"y\n")
+    assert told == ['write() to "/dev/full" failed (28: No space left on device), lines are lost']
+    file.close()
+
+
 def test_losses_are_told_when_there_is_room_again(path: Path) -> None:
     """A pipe nobody reads is a disk that can be emptied: full, then not."""
     ours, theirs = os.pipe()

@@ -28,11 +28,10 @@ class Sink(Protocol):
     """The file below: `prefork.log.LogFile`. `write` never raises."""
 
     def write(self, data: bytes, /) -> object: ...
-    def reopen(self, owner: tuple[int, int] | None = None) -> str | None: ...
 
 
 class AccessLog:
-    """Lines of finished requests in a buffer, written when it is full, old, reopened or closed.
+    """Lines of finished requests in a buffer, written when it is full, old, or flushed.
 
     `record(exchange)` is the hot call. `flush_after` is the age in seconds at which the oldest
     line must leave: when the first line comes into an empty buffer, `on_first(flush_after)` is
@@ -113,11 +112,6 @@ class AccessLog:
             self.memo.clear()
         self._armed = False
         return None
-
-    def reopen(self, owner: tuple[int, int] | None = None) -> str | None:
-        """Write what belongs into the old file, then open the new one; return why it failed."""
-        self.flush()
-        return self.file.reopen(owner)
 
     def close(self) -> None:
         """Write what is left; the file belongs to whoever opened it."""

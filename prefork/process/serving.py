@@ -28,6 +28,7 @@ class Serving:
         conf = cycle.conf
         self._access_log: AccessLog | None = None
         if cycle.access_file is not None:
+            cycle.access_file.on_lost = cycle.error_log.alert
             self._access_log = AccessLog(
                 cycle.access_file,
                 conf.log.access.format,

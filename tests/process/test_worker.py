@@ -234,3 +234,11 @@ def test_what_is_not_an_application_is_refused(daemon: "Daemons") -> None:
     assert "it is a function, not a prefork.Application; to call it first, write it with ()" in (
         server.stderr
     )
+
+
+def test_a_full_disk_costs_log_lines_and_nothing_else(daemon: "Daemons") -> None:
+    server = daemon(workers=1, log={"access": {"path": "/dev/full", "flush": 0.05}})
+    server.expect(r"\[alert\].*write\(\) to \"/dev/full\" failed \(28: ")
+    assert server.get("/").status == 200
+    server.wait_for("lines are lost")
+    assert server.get("/").status == 200
