@@ -51,8 +51,7 @@ VARIABLES: Final = {
     "pid": "log.pid",
 }
 
-MEMO_ENTRIES: Final = 256
-MEMO_KEY: Final = 4096  # bytes: with the entries it bounds what the memo can hold to 1 MiB
+REMEMBERED: Final = 4096  # bytes of a head; what is larger is read anew each time
 
 # nginx, ngx_http_log_escape: `"`, `\` and everything outside 32..126 is written as \xXX. The
 # table turns such a byte into another one and leaves the rest alone, and `bytes.translate` gives
@@ -75,6 +74,9 @@ class Client(Protocol):
     def peer(self) -> str: ...
     @property
     def number(self) -> int: ...
+
+    # The bytes behind the request line of its last request, and what was made of them.
+    remembered: tuple[bytes, tuple[str, ...]] | None
 
 
 class Finished(Protocol):
@@ -105,7 +107,6 @@ class Buffer(Protocol):
     """What the compiled function writes to: `prefork.http.accesslog.AccessLog`."""
 
     lines: list[str]
-    memo: dict[bytes, tuple[str, ...]]
 
 
 class LogFormat:
@@ -163,7 +164,7 @@ class LogFormat:
     def source(self) -> str:
         """The text of `build(...)`, which returns `record`."""
         code = [
-            "def build(log, lines, memo, append, clock, read_runs, escape, table):",
+            "def build(log, lines, append, clock, read_runs, escape, table):",
             "    def record(exchange):",
             "        now = clock()",
             "        if now >= log.second_ends:",
@@ -177,19 +178,15 @@ class LogFormat:
         if self.runs:
             names = "".join(f"run_{n}, " for n in range(len(self.runs)))
             code += [
-                "        if log.resting:",
-                "            runs = read_runs(exchange)",
+                "        client = exchange.connection",
+                "        fields = exchange.head[len(request) :]",
+                "        kept = client.remembered",
+                "        if kept is not None and kept[0] == fields:",
+                f"            {names}= kept[1]",
                 "        else:",
-                "            key = exchange.head[len(request) :]",
-                "            runs = memo.get(key)",
-                "            if runs is None:",
-                "                runs = read_runs(exchange)",
-                "                log.misses += 1",
-                f"                if len(key) < {MEMO_KEY}:",
-                f"                    if len(memo) == {MEMO_ENTRIES}:",
-                "                        memo.clear()",
-                "                    memo[key] = runs",
-                f"        {names}= runs",
+                f"            {names}= runs = read_runs(exchange)",
+                f"            if len(fields) < {REMEMBERED}:",
+                "                client.remembered = (fields, runs)",
             ]
         if parts or "request" in self.used:
             code += [
@@ -229,7 +226,6 @@ class LogFormat:
         record: Callable[[Finished], None] = space["build"](
             log,
             log.lines,
-            log.memo,
             log.lines.append,
             time.monotonic,
             self._run_reader(),

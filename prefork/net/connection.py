@@ -98,6 +98,7 @@ class Connection:
         "pool",
         "protocol",
         "reading",
+        "remembered",
         "sock",
     )
 
@@ -115,6 +116,8 @@ class Connection:
         self.closing = False  # nothing more will be written; close when the buffer is empty
         self.linger = False
         self.client_gone = False
+        # The access log's own: what it read in this client's last head (see http.logformat).
+        self.remembered: tuple[bytes, tuple[str, ...]] | None = None
         self.on_room: Callable[[], None] | None = None  # called once, below the low water mark
         self._recv = sock.recv
         self._send = sock.send

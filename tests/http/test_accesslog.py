@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from prefork.errors import OperatorError
-from prefork.http.accesslog import MEMO_REST, AccessLog, check_format
-from prefork.http.logformat import COMBINED, MEMO_ENTRIES, VARIABLES
+from prefork.http.accesslog import AccessLog, check_format
+from prefork.http.logformat import COMBINED, VARIABLES
 from prefork.log import LogFile
 
 STAMP = r"\d\d/[A-Z][a-z][a-z]/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}"
@@ -31,7 +31,7 @@ class Request:
     bytes_sent: int = 13
     started: float = field(default_factory=time.monotonic)
     connection: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(peer="192.0.2.7", number=5)
+        default_factory=lambda: SimpleNamespace(peer="192.0.2.7", number=5, remembered=None)
     )
 
     @property
@@ -298,33 +298,20 @@ class TestMemo:
         log.close()
         assert lines(file) == expected
 
-    def test_rests_when_no_head_repeats(self, file):
-        log = AccessLog(file, COMBINED)
-        for n in range(10):
-            log.record(with_fields(b"X-Request-Id: %d" % n))
-        log.flush()
-        assert log.resting == MEMO_REST
-        for _ in range(MEMO_REST):
-            log.record(Request())
-            log.flush()
-        assert log.resting == 0
-        log.record(Request())
-        log.record(Request())
-        log.flush()
-        assert log.resting == 0
-
-    def test_holds_little_and_nothing_when_idle(self, file):
-        log = AccessLog(file, COMBINED, flush_after=0)
-        for n in range(2000):
-            log.record(with_fields(b"X-Request-Id: %d" % (n // 10)))
-            assert len(log.memo) <= MEMO_ENTRIES
-        assert log.memo
-        assert log.tick() is None
-        assert not log.memo
+    def test_one_client_that_changes_its_mind(self, file):
+        log = AccessLog(file, "$request_uri $http_user_agent")
+        client = SimpleNamespace(peer="192.0.2.7", number=5, remembered=None)
+        for agent in ("a", "a", "b", "a", "a"):
+            head = f"GET /{agent} HTTP/1.1\r\nUser-Agent: {agent}\r\n\r\n".encode()
+            log.record(Request(head, connection=client))
+        log.close()
+        assert lines(file) == ["/a a", "/a a", "/b b", "/a a", "/a a"]
 
     def test_a_huge_head_is_not_kept(self, file):
         log = AccessLog(file, COMBINED)
-        for _ in range(3):
-            log.record(with_fields(b"X: " + b"y" * 5000))
-        assert not log.memo
+        request = with_fields(b"X: " + b"y" * 5000)
+        log.record(request)
+        assert request.connection.remembered is None
+        log.record(small := Request())
+        assert small.connection.remembered is not None
         log.close()
