@@ -10,7 +10,6 @@ from typing import Final
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
-EXIT_USAGE: Final = 2  # click's own code for a wrong command line
 EXIT_NOT_RUNNING: Final = 3  # LSB: "program is not running"
 EXIT_CONFIG: Final = 78  # sysexits.h, EX_CONFIG
 EXIT_FATAL: Final = 2  # a worker's "never respawn me" (nginx: ngx_worker_process_init)
