@@ -27,13 +27,7 @@ def check(
             place_of("app"),
             "there is no application: set `app: module:attribute`, or give it to `prefork start`",
         )
-    if conf.preload:
-        yield problem_at(
-            place_of("preload"),
-            '"preload" cannot be true: this version imports the application in each worker and '
-            "has no mold to import it in before; write false",
-            "false",
-        )
+    yield from _molds(conf, place_of, failed)
     yield from _same_port(conf.listen, place_of("listen"))
     yield from _paths(conf, place_of, failed)
     yield from _identity(conf, place_of)
@@ -53,6 +47,22 @@ def _same_port(listen: tuple[ListenAddress, ...], place: Place | None) -> Iterat
             if one.kind == all_of.kind or (both and one.kind == "inet"):
                 message = f'"listen" has {one.text}, which {all_of.text} already includes'
                 yield problem_at(place, f"{message}: remove one of them")
+
+
+def _molds(conf: Config, place_of: PlaceOf, failed: set[str]) -> Iterator[Problem]:
+    """Settings that ask for a mold where there can be none."""
+    if conf.preload and not conf.master_process and not failed & {"preload", "master_process"}:
+        yield problem_at(
+            place_of("preload") or place_of("master_process"),
+            '"preload" means nothing to a single process (master_process: false), and is ignored',
+            severity="warning",
+        )
+    if conf.refork_after and not conf.preload and not failed & {"preload", "refork_after"}:
+        yield problem_at(
+            place_of("refork_after"),
+            '"refork_after" needs "preload", and is ignored: write `preload: true` as well',
+            severity="warning",
+        )
 
 
 def _paths(conf: Config, place_of: PlaceOf, failed: set[str]) -> Iterator[Problem]:
@@ -131,6 +141,13 @@ def _numbers(conf: Config, place_of: PlaceOf, failed: set[str]) -> Iterator[Prob
             f'"{graceful}" ({format_duration(conf.timeouts.graceful)}) is shorter than "{least}" '
             f"({format_duration(conf.timeouts.keep_alive_min)}): idle connections would be cut",
             severity="error" if place_of(least) is not None else "warning",
+        )
+    first, longest = "backoff.first", "backoff.longest"
+    if conf.backoff.first > conf.backoff.longest and not failed & {first, longest}:
+        yield problem_at(
+            place(first, longest),
+            f'"{first}" ({format_duration(conf.backoff.first)}) is longer than "{longest}" '
+            f"({format_duration(conf.backoff.longest)})",
         )
     line, head = "limits.request_line", "limits.head"
     if conf.limits.request_line > conf.limits.head and not failed & {line, head}:

@@ -235,6 +235,40 @@ class CpuSets:
         return {"type": "array", "minItems": 1, "items": {"type": ["string", "integer"]}}
 
 
+class Counts:
+    """A list of whole numbers, each larger than the one before."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self.number = Integer(least, most)
+        self.syntax = "a list of growing numbers such as [500, 2000]"
+
+    def read(self, node: Node, reader: Reader) -> tuple[int, ...]:
+        if not isinstance(node, Sequence):
+            hint = None
+            if isinstance(node, Scalar) and reader.scalar(node, self.syntax).text.isdigit():
+                hint = f"[{node.text}]"
+            raise reader.refuse(node, self.syntax, hint)
+        numbers: list[int] = []
+        failed = False
+        for item in node.items:
+            try:
+                number = self.number.read(item, reader)
+                if numbers and number <= numbers[-1]:
+                    raise reader.say(item, f"has {number} behind {numbers[-1]}: let them grow")
+                numbers.append(number)
+            except RefusedError:
+                failed = True
+        if failed:
+            raise RefusedError
+        return tuple(numbers)
+
+    def write(self, value: Any) -> str:
+        return "[" + ", ".join(map(str, value)) + "]"
+
+    def json_schema(self) -> Schema:
+        return {"type": "array", "items": self.number.json_schema()}
+
+
 class Variable:
     """The value of an environment variable: the text as it stands, numbers and all."""
 

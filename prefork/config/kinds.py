@@ -23,6 +23,8 @@ from prefork.config.units import (
 _YES: Final = frozenset(("yes", "on", "y", "enabled"))
 _NO: Final = frozenset(("no", "off", "n", "disabled"))
 
+_PERCENT: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%", re.ASCII)
+
 
 class Boolean:
     syntax = "true or false"
@@ -185,6 +187,38 @@ class Size:
             "pattern": r"^[0-9]+(\.[0-9]+)?([bB]|[kKmMgG](iB)?)?$",
             "minimum": 0,
         }
+
+
+class Percent:
+    """A share such as `10%`, as a float: 0.1."""
+
+    syntax = "a percentage such as 10%"
+
+    def __init__(self, least: float = 0.0, most: float = 1.0) -> None:
+        self.least = least
+        self.most = most
+
+    def read(self, node: Node, reader: Reader) -> float:
+        scalar = reader.scalar(node, self.syntax)
+        match = _PERCENT.fullmatch(scalar.text)
+        if match is None:
+            number = _PERCENT.fullmatch(f"{scalar.text}%")
+            if number is None:
+                raise reader.refuse(scalar, self.syntax)
+            # Whoever writes 0.1 means a tenth, whoever writes 10 means ten of a hundred.
+            share = float(number[1]) * (1.0 if "." in number[1] else 0.01)
+            raise reader.refuse(scalar, self.syntax, self.write(share))
+        value = float(match[1]) / 100
+        if not self.least <= value <= self.most:
+            limits = f"from {self.write(self.least)} to {self.write(self.most)}"
+            raise reader.refuse(scalar, f"a percentage {limits}")
+        return value
+
+    def write(self, value: Any) -> str:
+        return f"{round(value * 100, 4):g}%"
+
+    def json_schema(self) -> Schema:
+        return {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?%$"}
 
 
 class Choice:

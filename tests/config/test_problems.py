@@ -253,16 +253,21 @@ BROKEN: dict[str, tuple[str, str]] = {
         """`prefork start`
         """,
     ),
-    "preload": (
+    "growing numbers and percentages": (
         """
         app: a:b
         preload: true
+        refork_after: [500, 200]
+        recycle: {jitter: 0.1}
         """,
         """
-        conf.yaml:2:10: error: "preload" cannot be true: this version imports the application """
-        """in each worker and has no mold to import it in before; write false
-             2 | preload: true
-               |          ^~~~
+        conf.yaml:3:21: error: "refork_after" has 200 behind 500: let them grow
+             3 | refork_after: [500, 200]
+               |                     ^~~
+        conf.yaml:4:19: error: "recycle.jitter" must be a percentage such as 10%, not "0.1\""""
+        """ (did you mean "10%"?)
+             4 | recycle: {jitter: 0.1}
+               |                   ^~~
         """,
     ),
     "settings that contradict each other": (
