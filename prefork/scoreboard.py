@@ -1,7 +1,7 @@
 """Shared memory that tells how the server is doing, readable while every worker hangs.
 
 One mapping, made by the master before the first fork: a header that only the master writes, and
-one slot per worker. A slot's first cache line is written by its worker, its second by the
+one slot per worker. Most of a slot's cells are written by its worker, the last eight by the
 master; everyone else reads. One writer per cell is what makes plain stores enough: an aligned
 8-byte store through `memoryview.cast("Q")` never tears on the CPUs CPython runs on, while an
 increment from two processes loses counts.
@@ -10,6 +10,9 @@ Text cannot be stored in one go, so it is guarded by a sequence lock: the counte
 the writer works, and a reader whose two readings of it differ starts again. A checksum stands
 beside it, because a sequence lock alone relies on the CPU's store order, which Python gives us
 no barrier to ask for; and because a writer killed half-way leaves the counter odd for ever.
+
+What a worker is doing is told by the heads of its last eight requests, stored as they begin, each
+in one call; a worker that hangs or dies in the middle of one has left its request line behind.
 
 The memory is a memfd called `prefork-scoreboard`. A control command finds it in
 `/proc/<master>/fd`, where it can be opened by whoever may ptrace the master (its own user and
@@ -27,18 +30,21 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Final
+
+from msgspec import Struct
 
 from prefork.errors import OperatorError
 from prefork.log import errno_text
 
 NAME: Final = "prefork-scoreboard"
 MAGIC: Final = int.from_bytes(b"PREFORK\x01", "big")
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 _CELL: Final = 8
-_SLOT_CELLS: Final = 16  # two cache lines: the worker's, the master's
-_HEADER_CELLS: Final = 64
+_HEADER_CELLS: Final = 128
 
 # Header cells.
 (
@@ -54,15 +60,65 @@ _HEADER_CELLS: Final = 64
     _H_COMMAND,
     _H_VERDICT,
     _H_TOTALS_SEQ,
-    _H_ACCEPTED,
-    _H_REQUESTS,
-) = range(14)
+    _H_USED,
+) = range(13)
 # Text regions: (their three cells: sequence, length, checksum; byte offset; room in bytes).
 _TEXTS_AT: Final = _HEADER_CELLS * _CELL
 _TEXT: Final = (16, _TEXTS_AT, 4096)
 _CONFIG_PATH: Final = (19, _TEXTS_AT + 4096, 4096)
 _LISTEN: Final = (22, _TEXTS_AT + 8192, 16384)
 _SLOTS_AT: Final = (_TEXTS_AT + 8192 + 16384) // _CELL
+
+# A slot's cells. The first eight are stored together, by one call a turn.
+(
+    BUSY_SINCE,
+    _CONNECTIONS,
+    _ACCEPTED,
+    _REQUESTS,
+    _BYTES_SENT,
+    _RUNNING,
+    _OLDEST_SINCE,
+    _LAG,
+    _STATE,
+    _LAG_MAX,
+) = range(10)
+_RESPONSES: Final = 10  # five: 1xx to 5xx
+OK_RESPONSES: Final = 11
+_OLDEST_LINE: Final = 15  # three: the text's
+_HISTOGRAM: Final = 18
+BUCKETS: Final = 32
+"""Latencies by powers of two: bucket n counts what took less than 2**n microseconds and not less
+than half of that."""
+(
+    _PID,
+    _GENERATION,
+    _STARTED,
+    _BOOTS,
+    _LAST_EXIT,
+    _READY,
+    _COMES_BACK,
+    _CRASHES,
+) = range(56, 64)
+_OWN_CELLS: Final = 56  # the worker's, cleared before each boot
+_NUMBERS: Final = 64
+# The texts of a slot, in bytes from its beginning.
+_LINE_AT: Final = _NUMBERS * _CELL
+_LINE_ROOM: Final = 256
+_RECENT_AT: Final = _LINE_AT + _LINE_ROOM
+RECENT: Final = 8  # requests
+_NOTE: Final = struct.Struct("=d248s")  # when it began (time.monotonic), how its head begins
+_SLOT_CELLS: Final = (_RECENT_AT + RECENT * _NOTE.size) // _CELL
+_TURN: Final = struct.Struct("=8Q")
+
+# What is counted: the cells that are added up over the workers, living and dead.
+_COUNTED: Final = (
+    _ACCEPTED,
+    _REQUESTS,
+    _BYTES_SENT,
+    *range(_RESPONSES, _RESPONSES + 5),
+    *range(_HISTOGRAM, _HISTOGRAM + BUCKETS),
+)
+_H_TOTALS: Final = 64  # and a header cell for the dead ones' sum of each
 
 _READ_ATTEMPTS: Final = 2000  # then the writer is taken for dead in the middle of its write
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -100,14 +156,14 @@ class _Cell:
 
 
 class _Text:
-    """A header text behind its sequence lock, cut to its room at a character's edge."""
+    """A text behind its sequence lock, cut to its room at a character's edge."""
 
     __slots__ = ("_first", "_offset", "_room")
 
     def __init__(self, region: tuple[int, int, int]) -> None:
         self._first, self._offset, self._room = region
 
-    def __get__(self, owner: "Header", _type: object = None) -> str:
+    def __get__(self, owner: "Header | Slot", _type: object = None) -> str:
         cells, first, offset = owner.cells, self._first, self._offset
         for attempt in range(_READ_ATTEMPTS):
             before = cells[first]
@@ -120,7 +176,7 @@ class _Text:
                 time.sleep(0.0001)  # the writer lost its CPU in the middle: let it have ours
         return ""
 
-    def __set__(self, owner: "Header", value: str) -> None:
+    def __set__(self, owner: "Header | Slot", value: str) -> None:
         cells, first, offset = owner.cells, self._first, self._offset
         data = value.encode("utf-8", "replace")[: self._room]
         data = data.decode("utf-8", "ignore").encode()
@@ -156,43 +212,126 @@ class Header:
     listen = _Text(_LISTEN)
 
 
+class Totals(Struct, frozen=True):
+    """What all workers did, living and dead: never falls.
+
+    `responses` counts by class, 1xx to 5xx; `latencies` by bucket, see `BUCKETS`.
+    """
+
+    accepted: int
+    requests: int
+    bytes_sent: int
+    responses: tuple[int, ...]
+    latencies: tuple[int, ...]
+
+
 class Slot:
     """One worker's row.
 
-    Worker-written: `state` (SlotState), `busy_since_ns` (`time.monotonic_ns()`, 0 = idle),
-    `connections`, `accepted`, `requests`. Master-written: `pid`, `generation`, `started_ns`
-    (`time.time_ns()`), `boots`, `last_exit` (raw wait status + 1; 0 = it never exited).
+    Worker-written: `state` (SlotState); `busy_since_ns` (`time.monotonic_ns()`, 0 = asleep);
+    `connections` open, `accepted`, `requests` answered, `bytes_sent`; `running`: requests that were
+    in progress when it last slept, `oldest_since_ns` (monotonic) and `oldest_line` of the oldest of
+    them; `lag_ns` and `lag_max_ns`: how long the last and the longest turn of its loop took.
+
+    Master-written: `pid`, `generation`, `started_ns` and `ready_ns` (`time.time_ns()`), `boots`,
+    `last_exit` (raw wait status + 1; 0 = it never exited), `crashes` in a row, `comes_back_ns`
+    (`time.time_ns()` of the next attempt to start it; 0 = none is waited for).
     """
 
-    __slots__ = ("cells", "index")
+    __slots__ = ("_publish", "cells", "index", "memory")
 
-    def __init__(self, index: int, cells: memoryview) -> None:
+    def __init__(self, index: int, cells: memoryview, memory: memoryview) -> None:
         self.index = index
         self.cells = cells
+        self.memory = memory
+        self._publish = _TURN.pack_into
 
-    state = _Cell(0)
-    busy_since_ns = _Cell(1)
-    connections = _Cell(2)
-    accepted = _Cell(3)
-    requests = _Cell(4)
+    busy_since_ns = _Cell(BUSY_SINCE)
+    connections = _Cell(_CONNECTIONS)
+    accepted = _Cell(_ACCEPTED)
+    requests = _Cell(_REQUESTS)
+    bytes_sent = _Cell(_BYTES_SENT)
+    running = _Cell(_RUNNING)
+    oldest_since_ns = _Cell(_OLDEST_SINCE)
+    lag_ns = _Cell(_LAG)
+    state = _Cell(_STATE)
+    lag_max_ns = _Cell(_LAG_MAX)
+    oldest_line = _Text((_OLDEST_LINE, _LINE_AT, _LINE_ROOM))
 
-    pid = _Cell(8)
-    generation = _Cell(9)
-    started_ns = _Cell(10)
-    boots = _Cell(11)
-    last_exit = _Cell(12)
+    pid = _Cell(_PID)
+    generation = _Cell(_GENERATION)
+    started_ns = _Cell(_STARTED)
+    boots = _Cell(_BOOTS)
+    last_exit = _Cell(_LAST_EXIT)
+    ready_ns = _Cell(_READY)
+    comes_back_ns = _Cell(_COMES_BACK)
+    crashes = _Cell(_CRASHES)
 
-    def publish(self, connections: int, accepted: int, requests: int) -> None:
-        """The worker's three counters, once per turn of its loop."""
-        cells = self.cells
-        cells[2] = connections
-        cells[3] = accepted
-        cells[4] = requests
+    def publish(
+        self,
+        connections: int,
+        accepted: int,
+        requests: int,
+        bytes_sent: int = 0,
+        running: int = 0,
+        oldest_since_ns: int = 0,
+        lag_ns: int = 0,
+    ) -> None:
+        """The end of a turn: the worker's counters, and that it goes to sleep."""
+        counters = (connections, accepted, requests, bytes_sent, running, oldest_since_ns, lag_ns)
+        self._publish(self.memory, 0, 0, *counters)
+        if lag_ns > self.cells[_LAG_MAX]:
+            self.cells[_LAG_MAX] = lag_ns
+
+    def answered(self, status: int, responses: int = 1) -> None:
+        """Count responses with `status` in their class."""
+        self.cells[_RESPONSES - 1 + min(max(status // 100, 1), 5)] += responses
+
+    def took(self, seconds: float, requests: int = 1) -> None:
+        """Count requests that took so long."""
+        bucket = min(int(seconds * 1e6).bit_length(), BUCKETS - 1)
+        self.cells[_HISTOGRAM + bucket] += requests
+
+    @property
+    def responses(self) -> tuple[int, ...]:
+        """How many of each class, 1xx to 5xx."""
+        return tuple(self.cells[_RESPONSES : _RESPONSES + 5])
+
+    @property
+    def latencies(self) -> tuple[int, ...]:
+        """How many took how long, see `BUCKETS`."""
+        return tuple(self.cells[_HISTOGRAM : _HISTOGRAM + BUCKETS])
+
+    @classmethod
+    def private(cls) -> "Slot":
+        """A slot that nobody else sees, for a server without a scoreboard."""
+        memory = memoryview(bytearray(_SLOT_CELLS * _CELL))
+        return cls(0, memory.cast("Q")[:_NUMBERS], memory)
+
+    def notebook(self) -> tuple[Callable[..., None], Callable[[], int]]:
+        """What the worker notes a beginning request with: `note(memory, place(), began, head)`.
+
+        Two callables of the interpreter's own, because this is on the hot path: `note` is
+        `Struct.pack_into`, `place` says where, round and round.
+        """
+        places = cycle(range(_RECENT_AT, _RECENT_AT + RECENT * _NOTE.size, _NOTE.size))
+        return _NOTE.pack_into, places.__next__
+
+    def recent(self) -> list[tuple[float, str]]:
+        """The last requests that began, the latest first: (`time.monotonic()`, request line)."""
+        notes: list[tuple[float, str]] = []
+        for place in range(_RECENT_AT, _RECENT_AT + RECENT * _NOTE.size, _NOTE.size):
+            began, head = _NOTE.unpack_from(self.memory, place)
+            if began:
+                line = head.rstrip(b"\0").lstrip(b"\r\n").partition(b"\r\n")[0]
+                notes.append((began, line.decode("ascii", "backslashreplace")))
+        return sorted(notes, reverse=True)
 
     def reset(self) -> None:
-        """Clear the worker's half before a fork; the master's half keeps its history."""
-        for index in range(8):
+        """Clear the worker's part before a fork; the master's keeps its history."""
+        for index in range(_OWN_CELLS):
             self.cells[index] = 0
+        self.memory[_LINE_AT:] = bytes(len(self.memory) - _LINE_AT)
 
 
 class Scoreboard:
@@ -261,31 +400,46 @@ class Scoreboard:
             if not 0 <= index < self.slots:
                 raise IndexError(index)
             first = _SLOTS_AT + index * _SLOT_CELLS
-            slot = self._slots[index] = Slot(index, self._cells[first : first + _SLOT_CELLS])
+            cells = self._cells[first : first + _NUMBERS]
+            memory = self._memory[first * _CELL : (first + _SLOT_CELLS) * _CELL]
+            slot = self._slots[index] = Slot(index, cells, memory)
         return slot
+
+    def take(self, index: int) -> Slot:
+        """Slot `index`, cleared for a worker that is about to be made (master)."""
+        slot = self.slot(index)
+        slot.reset()
+        if index >= self._cells[_H_USED]:
+            self._cells[_H_USED] = index + 1
+        return slot
+
+    def used(self) -> Iterator[Slot]:
+        """The slots that ever had a worker; of 1024 a reader would otherwise map every page."""
+        for index in range(self._cells[_H_USED]):
+            yield self.slot(index)
 
     def fold(self, index: int) -> None:
         """Add a dead worker's counters to the totals and clear them (master, at reap)."""
         cells, slot = self._cells, self.slot(index)
         cells[_H_TOTALS_SEQ] = (cells[_H_TOTALS_SEQ] | 1) & _U64
-        cells[_H_ACCEPTED] = (cells[_H_ACCEPTED] + slot.accepted) & _U64
-        cells[_H_REQUESTS] = (cells[_H_REQUESTS] + slot.requests) & _U64
+        for place, cell in enumerate(_COUNTED, _H_TOTALS):
+            cells[place] = (cells[place] + slot.cells[cell]) & _U64
         slot.reset()
         cells[_H_TOTALS_SEQ] = (cells[_H_TOTALS_SEQ] + 1) & _U64
 
-    def totals(self) -> tuple[int, int]:
-        """(connections accepted, requests) of all workers, living and dead: never falls."""
+    def totals(self) -> Totals:
+        """The sums over all workers, living and dead."""
         cells = self._cells
-        accepted = requests = 0
+        sums: list[int] = []
         for _attempt in range(_READ_ATTEMPTS):
             before = cells[_H_TOTALS_SEQ]
-            accepted, requests = cells[_H_ACCEPTED], cells[_H_REQUESTS]
-            for first in range(_SLOTS_AT, _SLOTS_AT + self.slots * _SLOT_CELLS, _SLOT_CELLS):
-                accepted += cells[first + 3]
-                requests += cells[first + 4]
+            sums = list(cells[_H_TOTALS : _H_TOTALS + len(_COUNTED)])
+            for slot in self.used():
+                for place, cell in enumerate(_COUNTED):
+                    sums[place] += slot.cells[cell]
             if cells[_H_TOTALS_SEQ] == before and not before & 1:
                 break
-        return accepted, requests
+        return Totals(sums[0], sums[1], sums[2], tuple(sums[3:8]), tuple(sums[8:]))
 
     def close(self) -> None:
         """Unmap. The other processes keep theirs; the fallback file goes with the writer."""
@@ -293,6 +447,7 @@ class Scoreboard:
             return
         for slot in self._slots.values():
             slot.cells.release()
+            slot.memory.release()
         self._slots.clear()
         self.header.cells.release()
         self._cells.release()

@@ -153,8 +153,7 @@ def state_of(slot: Slot) -> SlotState:
 def workload(board: Scoreboard) -> str:
     """What the workers are about, as `2 workers (1 starting), 5 connections, 1 busy`."""
     workers = connections = busy = starting = 0
-    for index in range(board.slots):
-        slot = board.slot(index)
+    for slot in board.used():
         state = state_of(slot)
         if state == SlotState.DEAD:
             continue

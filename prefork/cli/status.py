@@ -57,14 +57,13 @@ def read(board: Scoreboard) -> dict[str, Any]:
     now, monotonic = time.time_ns(), time.monotonic_ns()
     command = header.command
     workers = []
-    for index in range(board.slots):
-        slot = board.slot(index)
+    for slot in board.used():
         if slot.pid == 0:
             continue
         busy_since = slot.busy_since_ns
         workers.append(
             {
-                "n": index + 1,  # as the log and the title count them
+                "n": slot.index + 1,  # as the log and the title count them
                 "pid": slot.pid,
                 "generation": slot.generation,
                 "state": state_of(slot).name.lower(),

@@ -5,6 +5,7 @@ rest is what the worker asks for: counts, the graceful exit and its end.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,19 +19,24 @@ from prefork.http.h1.parser import HeadParser
 from prefork.http.h1.protocol import H1Protocol
 from prefork.http.status import REASONS, STATUS_LINES
 from prefork.net.connection import Connection, Pool
+from prefork.scoreboard import BUSY_SINCE, OK_RESPONSES, Slot
 
 if TYPE_CHECKING:
     import socket
 
     from prefork.config.schema import Limits, Timeouts
     from prefork.http.accesslog import AccessLog
+    from prefork.http.h1.exchange import H1Exchange
     from prefork.log import ErrorLog
     from prefork.net.listener import Listener
-    from prefork.scoreboard import Slot
 
 
 def _nothing() -> None:
     pass
+
+
+def _never() -> float:
+    return math.inf
 
 
 class HttpServer:
@@ -45,8 +51,9 @@ class HttpServer:
         limits: "Limits",
         error_log: "ErrorLog",
         access_log: "AccessLog | None" = None,
-        slot: "Slot | None" = None,
+        slot: Slot | None = None,
     ) -> None:
+        """Without a `slot` nobody sees what this server does."""
         self.loop = loop
         self.spawn: Callable[..., asyncio.Task[None]] = loop.spawn
         self.reactor = loop.reactor
@@ -89,10 +96,27 @@ class HttpServer:
         # "HTTP/1.1 200 OK\r\nDate: ...\r\n" by status, for the second that is running.
         self.status_heads: dict[int, bytes] = {}
         self._heads_until = 0.0
+
+        self.clock = self.reactor.clock
+        self.slot = slot or Slot.private()
+        self._cells = self.slot.cells
+        self.memory = self.slot.memory
+        self.note, self.place = self.slot.notebook()
+        # Requests that did not end in their first step, in the order they began, and since when.
+        self.waiting: dict[H1Exchange, float] = {}
+        self._oldest: H1Exchange | None = None
+        self._measured = 0  # requests whose latency has been counted
+        self._others = 0  # responses that were no 2xx
+        self._successor: HttpServer | None = None
+
+        # For whoever has to look at a worker from time to time without waking it when it idles.
+        self.awake_at = math.inf
+        self.on_awake: Callable[[], float] = _never
+        self.milestone: float = math.inf
+        self.on_milestone: Callable[[], float] = _never
+
         self.reactor.after_sleep.append(self._after_sleep)
-        self._slot = slot
-        if slot is not None:
-            self.reactor.before_sleep.append(self._before_sleep)
+        self.reactor.before_sleep.append(self._before_sleep)
 
     # What the layers below call
 
@@ -139,21 +163,59 @@ class HttpServer:
     def reason(self, status: int) -> str:
         return REASONS.get(status, "")
 
+    def not_ok(self, status: int) -> None:
+        """Count a response that is no 2xx, as it ends."""
+        self._others += 1
+        self.slot.answered(status)
+
+    def waited(self, exchange: "H1Exchange") -> None:
+        """Count the latency of a request that did not end in its first step, as it ends."""
+        began = self.waiting.pop(exchange, None)
+        if began is not None:
+            self._measured += 1
+            self.slot.took(self.clock() - began)
+
+    # Around the sleep
+
     def _after_sleep(self) -> None:
         now = self.reactor.now
+        self._cells[BUSY_SINCE] = int(now * 1e9)
         if now >= self._heads_until:
             self.status_heads.clear()
             # The wall clock's second ends earlier than a second from now.
             wall = time.time()
             self._heads_until = now + 1.0 - (wall - int(wall))
-        if self._slot is not None:
-            self._slot.busy_since_ns = int(now * 1e9)
+        if now >= self.awake_at:
+            self.awake_at = self.on_awake()
 
     def _before_sleep(self) -> None:
-        slot = self._slot
-        if slot is not None:
-            slot.publish(len(self.pool.connections), self.accepted, self.requests)
-            slot.busy_since_ns = 0
+        requests = self.requests
+        turn = self.clock() - self.reactor.now
+        if requests != self._measured:
+            # The rest of them came, were answered and sent within this turn: each took that long.
+            self.slot.took(turn, requests - self._measured)
+            self._measured = requests
+        self._cells[OK_RESPONSES] = requests - self._others
+        if requests >= self.milestone:
+            self.milestone = self.on_milestone()
+        since = 0
+        if self.waiting:
+            oldest, began = next(iter(self.waiting.items()))
+            since = int(began * 1e9)
+            if oldest is not self._oldest:
+                self._oldest = oldest
+                self.slot.oldest_line = oldest.request_line.decode("ascii", "backslashreplace")
+        elif self._oldest is not None:
+            self._oldest = None
+        self.slot.publish(
+            len(self.pool.connections),
+            self.accepted,
+            requests,
+            self.pool.sent,
+            len(self.waiting),
+            since,
+            int(turn * 1e9),
+        )
 
     # What the worker calls
 
@@ -176,6 +238,25 @@ class HttpServer:
         """Whom to tell when limits.connections is reached, and when there is room again."""
         self._on_pause = on_pause
         self._on_resume = on_resume
+
+    def succeed(self, before: "HttpServer") -> None:
+        """Go on with the slot of `before`, which serves on for itself until it is closed."""
+        self.take_over(before)
+        before.slot = Slot.private()
+        before._cells = before.slot.cells
+        before.memory = before.slot.memory
+        before.accepted = before.requests = before._measured = before._others = 0
+        before.pool.sent = 0
+        before.milestone = before.awake_at = math.inf
+        before._successor = self
+
+    def take_over(self, before: "HttpServer") -> None:
+        """Add what `before` has counted to our own."""
+        self.accepted += before.accepted
+        self.requests += before.requests
+        self._measured += before._measured
+        self._others += before._others
+        self.pool.sent += before.pool.sent
 
     def begin_graceful_exit(self) -> None:
         """Each connection's next answer is its last; idle ones go when idle long enough.
@@ -201,5 +282,6 @@ class HttpServer:
         self.pool.flush()
         self.pool.close()
         self.reactor.after_sleep.remove(self._after_sleep)
-        if self._slot is not None:
-            self.reactor.before_sleep.remove(self._before_sleep)
+        self.reactor.before_sleep.remove(self._before_sleep)
+        if self._successor is not None:
+            self._successor.take_over(self)

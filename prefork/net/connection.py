@@ -52,6 +52,7 @@ class Pool:
         self.unsent: list[Connection] = []
         self.connections: set[Connection] = set()
         self.numbers = 0
+        self.sent = 0  # bytes, headers and all
         self.sending: Deadlines[Connection] = Deadlines(reactor, send, _send_expired)
         self.lingering: Deadlines[Connection] = Deadlines(reactor, LINGER_SECONDS, _linger_expired)
         self.on_lost: Callable[[], None] = lambda: None
@@ -60,11 +61,34 @@ class Pool:
     def flush(self) -> None:
         """Send what was written in this turn."""
         unsent = self.unsent
-        if unsent:
-            # A flush may wake a writer, but no writer runs before the hooks are done.
-            for connection in unsent:
+        if not unsent:
+            return
+        # A flush may wake a writer, but no writer runs before the hooks are done.
+        for connection in unsent:
+            out = connection.out
+            pieces = out.pieces
+            # The usual, without a call: one piece, which the kernel takes whole.
+            if len(pieces) == 1:
+                try:
+                    sent = connection._send(pieces[0])
+                except (BlockingIOError, InterruptedError):
+                    connection.await_room()
+                    continue
+                except OSError as error:
+                    connection._lost(error)
+                    continue
+                self.sent += sent
+                if sent == out.size:
+                    pieces.clear()
+                    out.size = 0
+                    if connection.closing:
+                        connection._finish()
+                else:
+                    out.dropped(sent)
+                    connection.await_room()
+            elif pieces:
                 connection.flush()
-            unsent.clear()
+        unsent.clear()
 
     def close(self) -> None:
         self.reactor.before_sleep.remove(self.flush)
@@ -174,28 +198,22 @@ class Connection:
     def flush(self) -> None:
         """Send what there is; watch for room when the kernel did not take it all."""
         out = self.out
-        pieces = out.pieces
+        if not out.size:
+            return
         try:
-            if len(pieces) == 1:
-                sent = self._send(pieces[0])
-                if sent == out.size:  # the usual, without another call
-                    pieces.clear()
-                    out.size = 0
-                else:
-                    out.dropped(sent)
-            elif pieces:
-                out.send(self.sock)
-            else:
-                return
+            self.pool.sent += out.send(self.sock)
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:
             self._lost(error)
             return
-        if not out.size:
-            if self.closing:
-                self._finish()
-            return
+        if out.size:
+            self.await_room()
+        elif self.closing:
+            self._finish()
+
+    def await_room(self) -> None:
+        """Go on sending when the kernel can take more, or give up when it takes too long."""
         self.pool.sending.touch(self)
         self.pool.reactor.create_file_event(self.fd, WRITABLE, self.on_writable)
 
@@ -203,7 +221,9 @@ class Connection:
         out = self.out
         if out.size:
             try:
-                if out.send(self.sock):
+                sent = out.send(self.sock)
+                if sent:
+                    self.pool.sent += sent
                     self.pool.sending.touch(self)
             except (BlockingIOError, InterruptedError):
                 return
@@ -274,11 +294,11 @@ class Connection:
                 break
             if n > 0:
                 sent += n
+                self.pool.sent += n
                 if sent < count:
                     await asyncio.sleep(0)
                 continue
-            self.pool.sending.touch(self)
-            self.pool.reactor.create_file_event(self.fd, WRITABLE, self.on_writable)
+            self.await_room()
             await self._room()
         return sent
 

@@ -5,6 +5,7 @@ comes by SIGCHLD, and is always the later of the two: whatever a child has said 
 is buried.
 """
 
+import time
 from typing import TYPE_CHECKING
 
 from prefork.process.boot import Boot
@@ -46,6 +47,7 @@ class Children:
     def _heard(self, row: ProcessSlot, message: Message) -> None:
         if message.command is Command.READY:
             row.ready = True
+            self._master.board.slot(row.index).ready_ns = time.time_ns()
             row.last_failure = ""
             self._master.interface = message.payload.decode()
             if not row.exiting:

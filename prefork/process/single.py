@@ -104,7 +104,7 @@ class Single:
         identity.drop_privileges(conf.user, conf.group, dumpable=bool(conf.rlimits.core))
         enter(cycle)
         self._tell_header()
-        slot = self.board.slot(0)
+        slot = self.board.take(0)
         slot.pid = os.getpid()
         slot.boots = 1
         slot.generation = cycle.generation

@@ -205,6 +205,7 @@ class Worker:
         before = self.serving
         self.cycle = cycle
         self.serving = self.serve(cycle, shared=False)
+        self.serving.server.succeed(before.server)
         # In this order: a socket that both have is watched under one number.
         before.stop_accepting()
         self.serving.start()

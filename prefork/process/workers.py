@@ -64,8 +64,7 @@ class WorkerProcesses:
         def before_fork(row: ProcessSlot) -> None:
             row.cycle = cycle
             row.ordinal = self._ordinal(row)
-            slot = self.board.slot(row.index)
-            slot.reset()
+            slot = self.board.take(row.index)
             slot.state = SlotState.STARTING
             slot.generation = cycle.generation
 

@@ -261,8 +261,10 @@ class H1Protocol:
             if authority is not None:
                 host = server.check_host(authority)
 
+        started = server.clock()
+        server.note(server.memory, server.place(), started, head)
         exchange = H1Exchange(
-            self, method, target, line, head, lower, host, parser.keep_alive, server.reactor.now
+            self, method, target, line, head, lower, host, parser.keep_alive, started
         )
         if http_1_0:
             exchange.version = "1.0"
@@ -280,6 +282,8 @@ class H1Protocol:
             self._handler_over(exchange, error)
             return
         if not task.done():
+            if not exchange.finished:
+                server.waiting[exchange] = started
             # A handler may go on after its answer, while the next request runs already.
             task.add_done_callback(partial(self._task_done, exchange))
         elif not exchange.finished or task.exception() is not None:
@@ -430,6 +434,10 @@ class H1Protocol:
         server.requests += 1
         if exchange.gone_early:
             exchange.status = 499  # nginx: the client closed the request
+        if exchange.status > 299:
+            server.not_ok(exchange.status)
+        if server.waiting:
+            server.waited(exchange)
         if server.access_log is not None:
             server.access_log.record(exchange)
         if exchange._on_finished is not None:
@@ -541,6 +549,7 @@ class H1Protocol:
             b"Connection: close\r\n\r\n%b" % (head, len(text), text)
         )
         server.requests += 1
+        server.not_ok(error.status)
         if server.access_log is not None:
             head = self._buffer
             line = head.partition(b"\r\n")[0]
