@@ -53,11 +53,11 @@ def check(
     try:
         loaded = source.read()
         problems = loaded.warnings
-        problem = _deeper(loaded, import_app)
+        problem, interface = _deeper(loaded, import_app)
     except ConfigError as error:
         if style == "text":
             raise
-        loaded, problems, problem = None, error.problems, None
+        loaded, problems, problem, interface = None, error.problems, None, ""
     if problem is not None:
         problems = (*problems, problem)
     ok = all(one.severity == "warning" for one in problems)
@@ -67,35 +67,40 @@ def check(
         for one in problems:
             click.echo(str(one), err=True)
         if ok and loaded is not None:
-            click.echo(_summary(source, loaded, import_app))
+            click.echo(_summary(source, loaded, interface))
     if not ok:
         raise SystemExit(EXIT_CONFIG)
 
 
-def _deeper(loaded: "Loaded", import_app: bool) -> "Problem | None":
-    """What only a layer above the configuration can judge: the log format and the application."""
+def _deeper(loaded: "Loaded", import_app: bool) -> "tuple[Problem | None, str]":
+    """What only a layer above the configuration can judge: the log format and the application.
+
+    Also the interface of the application, when it is imported.
+    """
     from prefork.config.problems import problem_at
     from prefork.http.accesslog import check_format
 
     conf = loaded.conf
+    interface = ""
     key = "log.access.format"
     try:
         if conf.log.access.format != "off":
             check_format(conf.log.access.format)
         key = "app"
         if import_app and conf.app is not None:
+            from prefork.process.hosting import host
             from prefork.process.loading import load_application
 
             os.environ.update(conf.environment)
             os.chdir(conf.working_directory)
-            load_application(conf.app, conf.working_directory)
+            interface = host(load_application(conf.app, conf.working_directory), conf).interface
     except OperatorError as error:
         setting = loaded.origins.get(key)
-        return problem_at(setting.node.place if setting else None, str(error))
-    return None
+        return problem_at(setting.node.place if setting else None, str(error)), ""
+    return None, interface
 
 
-def _summary(source: "ConfigSource", loaded: "Loaded", imported: bool) -> str:
+def _summary(source: "ConfigSource", loaded: "Loaded", interface: str) -> str:
     from prefork.config.checks import worker_count
 
     conf = loaded.conf
@@ -103,7 +108,7 @@ def _summary(source: "ConfigSource", loaded: "Loaded", imported: bool) -> str:
     reason = why.partition(": ")[2]
     workers = f"{count} worker{'s'[: count != 1]} ({reason})"
     name = source.path or "the configuration"
-    app = f"{conf.app} (imported)" if imported else conf.app
+    app = f"{conf.app} (imported: {interface})" if interface else conf.app
     where = ", ".join(address.url for address in conf.listen)
     return f"{name} is right: {app} on {where}, {workers}"
 

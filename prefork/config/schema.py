@@ -54,6 +54,29 @@ class Config(Struct, frozen=True, kw_only=True):
             known_as=("application", "wsgi_app", "module", "target"),
         ),
     ] = None
+    interface: Annotated[
+        Literal["auto", "onion", "asgi", "wsgi"],
+        Option(
+            Choice("auto", "onion", "asgi", "wsgi", meant={"asgi3": "asgi"}),
+            "What the application speaks. `auto` looks at it: a `prefork.Application`, a coroutine "
+            "function of three arguments (ASGI 3), a callable of two (WSGI). The ready line says "
+            "what was found; another interface than is named here is refused.",
+            example="wsgi",
+            known_as=("app_type", "protocol", "worker_class"),
+        ),
+    ] = "auto"
+    threads: Annotated[
+        int,
+        Option(
+            Integer(0, 1024),
+            "How many requests of a WSGI application a worker runs at once, each in a thread. 0 "
+            "runs one at a time in the worker itself, when its body has come and without waiting "
+            "for the client to read the answer: fastest, for applications that seldom wait. With "
+            "threads, four times as many requests wait for one; beyond, the answer is 503.",
+            example="4",
+            known_as=("worker_threads", "blocking_threads", "gthread"),
+        ),
+    ] = 0
     preload: Annotated[
         bool,
         Option(

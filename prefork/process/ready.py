@@ -8,14 +8,14 @@ from prefork.process.cycle import Cycle
 
 
 def ready_line(cycle: Cycle, interface: str, processes: str, started: float) -> str:
-    """URLs, interface and application, processes, pid, configuration, time, how to stop.
+    """URLs, application and interface, processes, pid, configuration, time, how to stop.
 
     `started` is the `time.monotonic()` at which this program was executed.
     """
     took = (time.monotonic() - started) * 1000
     how = "Ctrl-C" if terminal.in_foreground() else f"kill -QUIT {os.getpid()}"
     return (
-        f"ready on {', '.join(cycle.urls)}: {interface} {cycle.conf.app}, {processes},"
+        f"ready on {', '.join(cycle.urls)}: {cycle.conf.app} ({interface}), {processes},"
         f" pid {os.getpid()}, {cycle.source.path or 'no configuration file'},"
         f" {took:.0f} ms; stop with {how}"
     )

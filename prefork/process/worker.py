@@ -20,9 +20,9 @@ from prefork.event.executor import Executor
 from prefork.event.reactor import NOMORE, READABLE, Reactor
 from prefork.event.wakeup import Wakeup
 from prefork.log import ErrorLog, LoggingHandler, errno_text
-from prefork.onion.application import Application
 from prefork.process import parent
 from prefork.process.cycle import Cycle
+from prefork.process.hosting import Hostable, host
 from prefork.process.loading import AppLoadError, load_application, user_traceback
 from prefork.process.serving import Serving
 from prefork.process.table import ProcessSlot
@@ -147,7 +147,7 @@ class Worker:
         self.flags = flags
         self.name = name
         self.slot = slot
-        self.interface = "onion"
+        self.interface = ""
         self.exiting = False
         self.reactor = Reactor()
         self.reactor.on_error = self._reactor_error
@@ -156,7 +156,7 @@ class Worker:
         self._wakeup: Wakeup | None = None
         self.executor = Executor(self.loop)
         self.serving: Serving
-        self._application: Application
+        self._application: Hostable
         self._deadline = 0.0
         self._fast = False
         self.stopped = False
@@ -171,12 +171,9 @@ class Worker:
         """Import the application and run its start-up. Raises AppLoadError."""
         conf = self.cycle.conf
         spec = conf.app or ""
-        application = load_application(spec, conf.working_directory)
-        if not isinstance(application, Application):
-            raise AppLoadError(
-                f'app "{spec}": it is a {type(application).__name__}, not a prefork.Application'
-                + ("; to call it first, write it with ()" if callable(application) else "")
-            )
+        hosted = host(load_application(spec, conf.working_directory), conf)
+        application = hosted.application
+        self.interface = hosted.interface
         self._log_records()
         try:
             self.loop.run_until_complete(application.startup())

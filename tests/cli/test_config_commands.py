@@ -38,7 +38,9 @@ def run(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "conf.yaml").write_text(GOOD)
-    (tmp_path / "application.py").write_text("async def app(ctx, next): pass\n")
+    (tmp_path / "application.py").write_text(
+        "from prefork import Application\napp = Application()\n"
+    )
     return tmp_path
 
 
@@ -108,9 +110,12 @@ def test_check_warns_and_is_content(folder: Path) -> None:
 
 def test_check_imports_the_application_when_asked(folder: Path) -> None:
     (folder / "conf.yaml").write_text("app: application:app\nenvironment: {MODE: test}\n")
-    (folder / "application.py").write_text("import os\napp = os.environ['MODE'] and print\n")
+    (folder / "application.py").write_text(
+        "import os\nfrom prefork import Application\napp = os.environ['MODE'] and Application()\n"
+    )
     run(folder, "check", "-c", "conf.yaml")
-    assert "(imported)" in run(folder, "check", "-c", "conf.yaml", "--app").stdout
+    said = run(folder, "check", "-c", "conf.yaml", "--app").stdout
+    assert "(imported: onion, from its class prefork.Application)" in said
     (folder / "application.py").write_text("import nonsense_that_is_not_there\n")
     run(folder, "check", "-c", "conf.yaml")
     done = run(folder, "check", "-c", "conf.yaml", "--app", code=78)
@@ -229,10 +234,8 @@ def test_init_writes_what_check_likes(folder: Path) -> None:
     assert len(text.splitlines()) < 40
     modeline = text.splitlines()[0].partition("$schema=")[2]
     assert (folder / modeline).is_file()
-    assert (
-        "application:app (imported) on http://127.0.0.1:8000"
-        in run(folder, "check", "-c", "conf.yaml", "--app").stdout
-    )
+    said = run(folder, "check", "-c", "conf.yaml", "--app").stdout
+    assert "application:app (imported: onion, from its class prefork.Application) on http" in said
     done = run(folder, "init", code=1)
     assert done.stderr == "conf.yaml exists: remove it, or use --force\n"
     assert (folder / "conf.yaml").read_text() == text

@@ -32,7 +32,8 @@ def test_it_serves_and_says_so_in_one_line(daemon: "Daemons") -> None:
     assert len(server.pids()) == 2
     line = next(line for line in server.log.splitlines() if "ready on" in line)
     assert re.search(
-        rf"ready on http://127\.0\.0\.1:{server.port}: onion application:app, 2 workers,"
+        rf"ready on http://127\.0\.0\.1:{server.port}: application:app \(onion, from its class"
+        rf" prefork\.Application\), 2 workers,"
         rf" pid {server.pid}, \S*conf\.yaml, \d+ ms; stop with kill -QUIT {server.pid}$",
         line,
     )

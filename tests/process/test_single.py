@@ -14,7 +14,10 @@ def test_it_serves_without_a_child(daemon: "Daemons") -> None:
     server = daemon(master_process=False)
     assert server.get().status == 200
     assert server.pids() == []
-    assert "onion application:app, a single process, pid" in server.log
+    assert (
+        "application:app (onion, from its class prefork.Application), a single process, pid"
+        in server.log
+    )
     assert server.written_pid == server.pid
     assert server.get().text.startswith(f"{server.pid} ")
 

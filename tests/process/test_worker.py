@@ -231,7 +231,7 @@ def test_what_is_not_an_application_is_refused(daemon: "Daemons") -> None:
     server.expect("")
     server.start(ready=False)
     assert server.wait() == 1
-    assert "it is a function, not a prefork.Application; to call it first, write it with ()" in (
+    assert "it is a function that needs no arguments, which looks like a factory: to call it" in (
         server.stderr
     )
 

@@ -1,0 +1,45 @@
+"""From the object an operator named to something that answers requests."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from prefork.gateway.detect import InterfaceError, detect
+from prefork.process.loading import AppLoadError
+
+if TYPE_CHECKING:
+    from prefork.config.schema import Config
+    from prefork.event.executor import Executor
+    from prefork.http.exchange import Handler
+    from prefork.log import ErrorLog
+
+
+class Hostable(Protocol):
+    """What a worker asks of an application, whatever interface it speaks.
+
+    It is made before the worker may have a loop and starts nothing; `startup` runs in the worker's
+    loop before it accepts, `shutdown` after the last request.
+    """
+
+    async def startup(self) -> None: ...
+    async def shutdown(self) -> None: ...
+    def callback(self, *, executor: "Executor", error_log: "ErrorLog") -> "Handler": ...
+
+
+@dataclass(frozen=True)
+class Hosted:
+    """`interface` is for the ready line: "WSGI, from its two-argument callable"."""
+
+    interface: str
+    application: Hostable
+
+
+def host(application: Any, conf: "Config") -> Hosted:
+    """`application` as it is to be served by `conf`. Raises AppLoadError."""
+    try:
+        found = detect(application, conf.interface)
+    except InterfaceError as error:
+        raise AppLoadError(f'app "{conf.app}": {error}') from None
+    # Imported by need: a worker pays for the one interface it has.
+    if found.interface == "onion":
+        return Hosted(str(found), application)
+    raise AppLoadError(f'app "{conf.app}": it is {found}, which is not hosted yet')
