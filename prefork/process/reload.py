@@ -99,7 +99,8 @@ class Reload:
         master.serving()  # when the very first workers had not got that far
         master.service.tell()
 
-    def _died(self, _row: ProcessSlot, reason: str) -> None:
+    def _died(self, row: ProcessSlot, reason: str) -> None:
+        row.respawn = False  # it is in its row no more, and so among none of those dropped below
         self._roll_back(reason)
 
     def _roll_back(self, reason: str, write: Callable[[str], None] | None = None) -> None:

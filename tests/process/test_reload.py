@@ -145,6 +145,18 @@ def test_a_worker_that_never_gets_ready_fails_the_reload(daemon: "Daemons") -> N
     server.wait_for(lambda: server.pids() == before)
 
 
+def test_a_dropped_generation_does_not_come_back(daemon: "Daemons") -> None:
+    """The worker whose death had failed the reload was respawned for ever, by the dropped cycle."""
+    server = daemon(workers=2)
+    before = server.pids()
+    server.expect("failed to start|reload failed|Traceback")
+    raise_at_import(server)
+    server.send(signal.SIGHUP)
+    server.wait_for("reload failed, generation 1 serves on")
+    server.wait_for(lambda: server.pids() == before)
+    assert "comes back" not in server.log
+
+
 def test_the_command_reports(daemon: "Daemons") -> None:
     server = daemon(workers=2)
     done = server.cli("reload")
