@@ -123,6 +123,16 @@ class Timeouts(Struct, frozen=True, kw_only=True):
             known_as=("client_body_timeout", "request_body_timeout"),
         ),
     ] = 30.0
+    abandoned: Annotated[
+        float,
+        Option(
+            OrWord(Duration(0.01), off=0.0),
+            "How long a handler may go on when its client has left before the answer was complete. "
+            "It is told at once (`http.disconnect` in ASGI), and cancelled when it has not ended "
+            "by then. `off` lets it run to its end.",
+            example="5s",
+        ),
+    ] = 30.0
     keep_alive: Annotated[
         float,
         Option(

@@ -161,6 +161,26 @@ class Body:
         """All that is left of the body."""
         return b"".join([chunk async for chunk in self])
 
+    async def read_some(self) -> bytes:
+        """What has come by now, after a wait when that is nothing; b"" at the end."""
+        try:
+            data = await self.__anext__()
+        except StopAsyncIteration:
+            return b""
+        if self._chunks:
+            data = b"".join((data, *self._chunks))
+            self._chunks.clear()
+            self._size = 0
+            if self._paused:
+                self._paused = False
+                self._source.resume_body()
+        return data
+
+    @property
+    def exhausted(self) -> bool:
+        """Everything has come and was read."""
+        return self.at_end and not self._chunks
+
 
 class NoBody(Body):
     """The body of a request without one; one instance serves all."""

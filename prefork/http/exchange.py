@@ -19,6 +19,8 @@ from prefork.http.body import NO_BODY, Body
 from prefork.http.headers import Headers, split_fields
 
 if TYPE_CHECKING:
+    import asyncio
+
     from prefork.net.connection import Connection
 
 Handler = Callable[["Exchange"], Coroutine[Any, Any, None]]
@@ -47,6 +49,10 @@ class Exchange(ABC):
     head_sent: bool = False
     finished: bool = False
     bytes_sent: int = 0  # of the body, before any transfer coding
+    # Called when the client has closed its side, or the connection has broken, before the end of
+    # the response. A client that only closed its side may still read.
+    on_client_left: Callable[[], None] | None = None
+    task: "asyncio.Task[None] | None" = None  # the handler's, once it has had to wait
     _on_finished: list[Callable[[], None]] | None = None
 
     # The request
@@ -105,6 +111,11 @@ class Exchange(ABC):
     @property
     def client_gone(self) -> bool:
         return self.connection.client_gone
+
+    @property
+    @abstractmethod
+    def client_left(self) -> bool:
+        """The client has closed its side, or is gone: it waits for nothing, as far as one knows."""
 
     def on_finished(self, fn: Callable[[], None]) -> None:
         """Call `fn` once, when the response is sent to its end or can no longer be."""

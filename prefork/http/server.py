@@ -92,6 +92,10 @@ class HttpServer:
         self.bodies: Deadlines[H1Protocol] = Deadlines(
             self.reactor, timeouts.body, H1Protocol.body_expired
         )
+        # Requests whose client has left while their handler goes on.
+        self.abandoned: Deadlines[H1Exchange] = Deadlines(
+            self.reactor, timeouts.abandoned, self._abandoned_expired
+        )
 
         # "HTTP/1.1 200 OK\r\nDate: ...\r\n" by status, for the second that is running.
         self.status_heads: dict[int, bytes] = {}
@@ -233,6 +237,16 @@ class HttpServer:
         for connection in list(self.pool.connections):
             if isinstance(connection.protocol, H1Protocol):
                 yield connection.protocol
+
+    def _abandoned_expired(self, exchange: "H1Exchange") -> None:
+        if exchange.task is not None and not exchange.finished:
+            self.error_log.info(
+                f"the client left {self.timeouts.abandoned:g} s ago: its handler is cancelled, "
+                f'client: {exchange.peer}, request: "{exchange.method} {exchange.target} '
+                f'HTTP/{exchange.version}"',
+                connection=exchange.connection_number,
+            )
+            exchange.task.cancel("the client left")
 
     def accepting(self, on_pause: Callable[[], None], on_resume: Callable[[], None]) -> None:
         """Whom to tell when limits.connections is reached, and when there is room again."""

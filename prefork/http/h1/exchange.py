@@ -54,6 +54,10 @@ class H1Exchange(Exchange):
     def with_body(self, body: Body) -> None:
         self.body = body
 
+    @property
+    def client_left(self) -> bool:
+        return self.connection.client_gone or self._protocol.saw_eof
+
     def reply(self, status: int, fields: bytes, body: bytes) -> None:
         if self.head_sent:
             raise RuntimeError("the response has begun already")

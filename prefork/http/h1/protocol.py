@@ -71,10 +71,10 @@ class H1Protocol:
         "_chunked",
         "_head_begun",
         "_left",
-        "_saw_eof",
         "connection",
         "exchange",
         "leaving",
+        "saw_eof",
         "server",
         "state",
     )
@@ -90,7 +90,7 @@ class H1Protocol:
         self._body: Body | None = None
         self._chunked: ChunkedDecoder | None = None
         self._left = 0  # of a body with a Content-Length
-        self._saw_eof = False
+        self.saw_eof = False
 
     # From the connection
 
@@ -122,7 +122,7 @@ class H1Protocol:
     def eof_received(self) -> None:
         # The client has sent all it will, which does not mean that it does not listen: a request
         # that came whole gets its answer (RFC 9112 section 9.6).
-        self._saw_eof = True
+        self.saw_eof = True
         if not self._buffer:
             self.leaving = True  # what is pipelined is answered, and the last one says so
         if self.state is HEAD:
@@ -131,6 +131,7 @@ class H1Protocol:
             self._close()
         elif self.state is BODY:
             self._body_cut_off()
+        self._client_left()
 
     def _body_cut_off(self) -> None:
         self.leaving = True
@@ -142,12 +143,24 @@ class H1Protocol:
         self._forget()
         if self.exchange is not None and not self.exchange.head_sent:
             self.exchange.gone_early = True
+        if not self.saw_eof:
+            self._client_left()
         if isinstance(error, TimeoutError):
             server.error_log.info(
                 f"client timed out ({error}) while sending to client, client: "
                 f"{self.connection.peer}",
                 connection=self.connection.number,
             )
+
+    def _client_left(self) -> None:
+        """Nobody may be waiting for the answer: tell its handler, and end it when it goes on."""
+        exchange = self.exchange
+        if exchange is None:
+            return
+        if exchange.task is not None and self.server.timeouts.abandoned:
+            self.server.abandoned.touch(exchange)
+        if exchange.on_client_left is not None:
+            exchange.on_client_left()
 
     # Heads
 
@@ -162,7 +175,7 @@ class H1Protocol:
             end += 4
             try:
                 if end == len(data):
-                    self.leaving = self.leaving or self._saw_eof
+                    self.leaving = self.leaving or self.saw_eof
                     self._request(data)
                     return
                 rest = data[end:]
@@ -282,6 +295,7 @@ class H1Protocol:
             self._handler_over(exchange, error)
             return
         if not task.done():
+            exchange.task = task
             if not exchange.finished:
                 server.waiting[exchange] = started
             # A handler may go on after its answer, while the next request runs already.
@@ -405,7 +419,7 @@ class H1Protocol:
         if self.state is BODY or self.state is DRAIN:
             self.connection.resume_reading()
             self.server.bodies.touch(self)
-        elif self.state is RUN and len(self._buffer) <= PIPELINE_LIMIT and not self._saw_eof:
+        elif self.state is RUN and len(self._buffer) <= PIPELINE_LIMIT and not self.saw_eof:
             self.connection.resume_reading()
 
     def send_continue(self) -> None:
@@ -448,7 +462,7 @@ class H1Protocol:
         if not exchange.keep_alive or self.leaving:
             # Bytes that were not read would turn the close into a reset.
             unread = self._body is not None or bool(self._buffer)
-            self._close(linger=unread and not self._saw_eof)
+            self._close(linger=unread and not self.saw_eof)
         elif self._body is None:
             self.state = HEAD
             server.idle.touch(self)
@@ -499,7 +513,7 @@ class H1Protocol:
             data = self._buffer
             self._buffer = b""
             self._heads(data)
-        if self._saw_eof:
+        if self.saw_eof:
             if self.state is HEAD:
                 self._close()
             elif self.state is BODY:
@@ -508,6 +522,8 @@ class H1Protocol:
             self.connection.resume_reading()
 
     def _task_done(self, exchange: H1Exchange, task: "asyncio.Task[None]") -> None:
+        exchange.task = None  # the two would hold each other
+        self.server.abandoned.discard(exchange)
         self._handler_over(exchange, None if task.cancelled() else task.exception())
 
     def _handler_over(self, exchange: H1Exchange, error: BaseException | None) -> None:
@@ -521,7 +537,7 @@ class H1Protocol:
                 f"client sent an invalid request body: {text}, client: {self.connection.peer}",
                 connection=number,
             )
-        elif isinstance(error, ConnectionResetError) and (exchange.client_gone or self._saw_eof):
+        elif isinstance(error, ConnectionResetError) and (exchange.client_gone or self.saw_eof):
             log.info(f"{error}, client: {self.connection.peer}", connection=number)
         elif error is not None:
             log.error("exception in a handler", connection=number, exc=error)
@@ -559,7 +575,7 @@ class H1Protocol:
             record.status = error.status
             record.bytes_sent = len(text)
             server.access_log.record(record)
-        self._close(linger=not self._saw_eof)
+        self._close(linger=not self.saw_eof)
 
     def _close(self, *, linger: bool = False) -> None:
         self._forget()
