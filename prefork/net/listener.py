@@ -3,8 +3,8 @@
 `open_listeners` is all or nothing. A reload calls it with the listeners of the running cycle:
 equal addresses come back as *the same objects*, with the connections that wait in their queues;
 only what is new is bound, and when that fails it is closed again and the old cycle has lost
-nothing. Changes that need no new socket (backlog, a Unix socket's mode) are applied last, when
-nothing can fail any more.
+nothing. Changes that need no new socket (backlog, a Unix socket's mode) are not made by it: the
+new cycle may still come to nothing, so they wait for its commit (`apply_changes`).
 
 A Unix socket's file outlives its server. Before binding over one, we connect to it: refused means
 nobody is there (it is unlinked), anything else means somebody is. And it is unlinked at close
@@ -85,13 +85,11 @@ def open_listeners(
     result: list[Listener] = []
     fresh: list[Listener] = []
     claimed: list[InheritedSocket] = []
-    adopted: list[tuple[Listener, ListenAddress]] = []
     try:
         for address in addresses:
             kept = [one for one in previous if _same(one.address, address)]
             if kept:
                 result += kept
-                adopted += [(one, address) for one in kept]
                 continue
             given = inherited.take(address)
             claimed += given
@@ -106,9 +104,19 @@ def open_listeners(
             listener.close(unlink=True)
         inherited.give_back(claimed)
         raise
-    for listener, address in adopted:
-        _apply_changes(listener, address)
     return tuple(result)
+
+
+def apply_changes(listeners: Sequence[Listener], addresses: Sequence["ListenAddress"]) -> None:
+    """Give listeners that were adopted the backlog and the mode of their new addresses.
+
+    `addresses` are those that `open_listeners` was called with; to be called when the cycle they
+    belong to is committed. Nothing here can fail in a way that matters.
+    """
+    for listener in listeners:
+        for address in addresses:
+            if address is not listener.address and _same(listener.address, address):
+                _change(listener, address)
 
 
 def _same(one: "ListenAddress", two: "ListenAddress") -> bool:
@@ -271,7 +279,7 @@ def _listening(address: "ListenAddress", sock: socket.socket, origin: Origin) ->
     return Listener(address, sock, origin)
 
 
-def _apply_changes(listener: Listener, address: "ListenAddress") -> None:
+def _change(listener: Listener, address: "ListenAddress") -> None:
     """listen() again changes the backlog of a listening socket and nothing else."""
     old, listener.address = listener.address, address
     with contextlib.suppress(OSError):

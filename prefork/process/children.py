@@ -91,11 +91,14 @@ class Children:
             row.channel = None
         reason = row.failure or f"{row.name} {row.pid} {death.text}"
         row.pid = NO_PROCESS
-        if not row.exiting:
-            for boot in list(self._boots):
-                boot.died(row, reason)  # which may end a reload, or everything
+        if row.exiting and not row.ready:
+            reason = f"{row.name} was told to leave before it was ready"
+        for boot in list(self._boots):
+            boot.died(row, reason)  # which may end a reload, or everything
         if row.respawn and not row.exiting and not master.flags.terminate and not master.flags.quit:
-            self._bring_back(row, death)
+            row.held = True
+            if not any(boot.postpone(lambda: self._bring_back(row, death)) for boot in self._boots):
+                self._bring_back(row, death)
         else:
             row.release()
             if not master.table.workers() and master.wants_workers:
@@ -104,7 +107,8 @@ class Children:
                 )
 
     def _bring_back(self, row: ProcessSlot, death: Death) -> None:
-        row.held = True
+        if row.cycle is None or not row.held:
+            return  # a reload has given the row away meanwhile
         wait = row.backoff.delay(was_ready=row.ready, uptime=death.uptime)
         if wait:
             self._master.cycle.error_log.notice(f"{row.name} comes back in {wait:g} s")

@@ -215,6 +215,8 @@ class Master:
         self.interface = ""
         self.served = False
         self.ending = False
+        self.gave_up = False  # it is the master itself that wants to stop
+        self.stillborn = ""  # why the first workers died, while a reload makes others
         self._exit_code = EXIT_OK
         self._pid = os.getpid()
 
@@ -324,6 +326,15 @@ class Master:
 
     def _stillborn(self, _row: ProcessSlot, reason: str) -> None:
         """Not one of the first workers got ready."""
+        if self.served or self.ending:
+            return  # it was a reload or a stop that made them leave
+        if self.reload is not None:
+            self.stillborn = reason  # the next generation may do better
+        else:
+            self.no_worker(reason)
+
+    def no_worker(self, reason: str) -> None:
+        """Nobody serves and nobody will: end, and say why."""
         self._give_up(f"no worker could start: {reason.partition(chr(10))[0]}", reason)
 
     def _give_up(self, said: str, report: str | None = None) -> None:
@@ -333,6 +344,7 @@ class Master:
         elif self.cycle.error_file.is_file:
             print(f"prefork: {report or said}", file=sys.stderr)
         self._exit_code = EXIT_FAILED
+        self.gave_up = True
         self.flags.terminate = True
         self.timers.after(0.0, _wake)  # when this comes before the first sleep
 
@@ -377,11 +389,9 @@ class Master:
             self.timers.clear()  # the escalation has the alarm from now on
         if self.ending and not fast:
             return
-        log = self.cycle.error_log
-        log.notice(
-            f"signal {int(number)} ({number.name}) received, "
-            + ("exiting" if fast else "shutting down")
-        )
+        doing = "exiting" if fast else "shutting down"
+        if not self.gave_up:
+            self.cycle.error_log.notice(f"signal {int(number)} ({number.name}) received, {doing}")
         ticket = self.commands.take(number)
         self._abandon_reload("the server stops")
         if not self.ending:
@@ -389,7 +399,7 @@ class Master:
             self.service.stopping(4.0 if fast else self.cycle.conf.timeouts.graceful + 4.0)
         if not fast:
             self.timers.after(DRAIN_REPORT_EVERY, self._report_drain)
-        self.commands.finish(ticket, ok=True, text="exiting" if fast else "shutting down")
+        self.commands.finish(ticket, ok=True, text=doing)
 
     def _report_drain(self) -> None:
         self.cycle.error_log.notice(f"draining: {self.workload()}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from prefork.config.schema import Config
 from prefork.errors import OperatorError
+from prefork.net.listener import apply_changes
 from prefork.process.boot import Boot
 from prefork.process.commands import Ticket
 from prefork.process.cycle import Cycle, init_cycle
@@ -77,6 +78,7 @@ class Reload:
         master.reload = None
         master.noaccepting = False
         master.cycle = new
+        apply_changes(new.listeners, new.conf.listen)
         if master.in_background:
             new.error_log.redirect_stderr()
         master.set_target(new.workers)
@@ -99,8 +101,7 @@ class Reload:
         master.serving()  # when the very first workers had not got that far
         master.service.tell()
 
-    def _died(self, row: ProcessSlot, reason: str) -> None:
-        row.respawn = False  # it is in its row no more, and so among none of those dropped below
+    def _died(self, _row: ProcessSlot, reason: str) -> None:
         self._roll_back(reason)
 
     def _roll_back(self, reason: str, write: Callable[[str], None] | None = None) -> None:
@@ -109,8 +110,11 @@ class Reload:
         if self._boot is not None:
             self._boot.abandon()
         if new is not None:
-            for row in master.table.workers():
-                if row.cycle is new:
+            for row in master.table:
+                if row.cycle is not new:
+                    continue
+                row.respawn = False  # the one whose death is being told, too: it stays dead
+                if row.living or row.held:
                     master.workers.drop(row)
             # Its own listeners are closed when its last worker has left, as after a commit.
             master.retired.add(new.without(self._old))
@@ -131,6 +135,8 @@ class Reload:
             text=f"reload failed, generation {generation} serves on: {reason}",
         )
         master.service.tell()  # READY=1 as well: without it the unit would stay "reloading"
+        if master.stillborn and not master.served and not master.ending:
+            master.no_worker(master.stillborn)
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:

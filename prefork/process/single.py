@@ -14,6 +14,7 @@ from typing import Final
 from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
 from prefork.event.reactor import NOMORE
 from prefork.net.inherit import Inherited
+from prefork.net.listener import apply_changes
 from prefork.process import sharing, stop
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
@@ -223,6 +224,7 @@ class Single:
         for warning in new.warnings:
             new.error_log.warn(warning)
         self.cycle = new
+        apply_changes(new.listeners, new.conf.listen)
         before = self.worker.adopt(new)
 
         def close() -> float:

@@ -17,7 +17,7 @@ from prefork.config.address import ListenAddress
 from prefork.errors import OperatorError
 from prefork.net import holder
 from prefork.net.inherit import Inherited
-from prefork.net.listener import Listener, open_listeners
+from prefork.net.listener import Listener, apply_changes, open_listeners
 
 Open = Callable[..., tuple[Listener, ...]]
 
@@ -285,10 +285,13 @@ def test_equal_addresses_come_back_as_the_same_listeners(opened: Open, tmp_path:
 def test_a_changed_backlog_and_mode_need_no_new_socket(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     old = opened(address("127.0.0.1:0", backlog=7), address(f"unix:{path}", mode=0o600))
-    new = opened(
-        address("127.0.0.1:0", backlog=11), address(f"unix:{path}", mode=0o666), previous=old
-    )
+    wanted = [address("127.0.0.1:0", backlog=11), address(f"unix:{path}", mode=0o666)]
+    new = opened(*wanted, previous=old)
     assert [one is two for one, two in zip(old, new, strict=True)] == [True, True]
+    # Not before the commit: until then the old cycle serves with them.
+    assert _backlog(new[0]) == 7
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    apply_changes(new, wanted)
     assert new[0].address.backlog == 11
     assert _backlog(new[0]) == 11
     assert stat.S_IMODE(path.stat().st_mode) == 0o666

@@ -37,6 +37,9 @@ def test_one_traceback_for_all_workers(daemon: "Daemons") -> None:
         assert foreign not in server.log
     assert server.log.count("failed to start for the same reason") == 3
     assert "no worker could start" in server.log
+    # Nothing that is not so: nobody comes back, and nobody has sent a signal.
+    assert "comes back" not in server.log
+    assert "received" not in server.log
     # The error log is a file: the operator in front of the terminal gets it too.
     assert "RuntimeError: out of coffee" in server.stderr
     assert len(re.findall("Traceback", server.stderr)) == 1
@@ -145,6 +148,31 @@ def test_a_reload_mends_a_start_that_hangs(daemon: "Daemons") -> None:
     server.wait_for("ready on")
     server.wait_for(lambda: len(server.pids()) == 2)
     assert server.get().status == 200
+
+
+def test_a_reload_is_waited_for_when_the_first_workers_die(daemon: "Daemons") -> None:
+    """The operator has mended it already; and when he has not, the server gives up after all."""
+    for mended in (True, False):
+        server = daemon(start=False, workers=2)
+        source = (server.directory / "application.py").read_text()
+        server.write_app("import time\ntime.sleep(2)\nraise RuntimeError('out of coffee')\n")
+        server.expect("out of coffee|failed|Traceback|no worker could start")
+        server.start(ready=False)
+        server.wait_for("start worker 2")
+        time.sleep(0.3)
+        server.write_app(
+            f"import time\ntime.sleep(3)\n{source if mended else 'raise RuntimeError()'}"
+        )
+        server.send(signal.SIGHUP)
+        server.wait_for("failed to start for the same reason")
+        if mended:
+            server.wait_for("ready on")
+            server.wait_for(lambda it=server: len(it.pids()) == 2)
+            assert server.get().status == 200
+        else:
+            server.exit_code = 1
+            assert server.wait() == 1
+            assert "no worker could start" in server.log
 
 
 def test_the_background(daemon: "Daemons") -> None:
