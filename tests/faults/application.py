@@ -6,6 +6,7 @@ VERSION ID`; VERSION is what a test changes to see new code.
 
 import asyncio
 import os
+import time
 import zlib
 
 from prefork import Application
@@ -25,6 +26,9 @@ async def serve(ctx, _):
     _, name, *rest = ctx.path.split("/")
     if name == "slow":
         await asyncio.sleep(float(rest[0]))
+        ctx.body = first
+    elif name == "block":
+        time.sleep(float(rest[0]))
         ctx.body = first
     elif name == "post":
         body = await ctx.request.body()

@@ -196,6 +196,9 @@ def pieces_of(request: Request, close: bool) -> list[Piece]:
         case "slow":
             request.pauses = 0.15
             return [(0.0, head("GET", "/slow/0.15", number, *end))]
+        case "block":
+            request.pauses = 0.05
+            return [(0.0, head("GET", "/block/0.05", number, *end))]
         case "stream":
             request.expected = LINE * 10
             request.pauses = 0.2

@@ -608,7 +608,12 @@ class H1Protocol:
     def idle_expired(self) -> None:
         """Nothing came at all: there is nobody to tell (RFC 9112 section 9.5)."""
         if self.state is HEAD and not self._head_begun:
-            self._close()
+            # The handlers of this turn may have taken their time: what has come since the poll is
+            # a request all the same, and closing would answer it with a reset.
+            if self.connection.reading:
+                self.connection.on_readable()
+            if self.state is HEAD and not self._head_begun and self not in self.server.idle:
+                self._close()
 
     def body_expired(self) -> None:
         if self.state is DRAIN:
