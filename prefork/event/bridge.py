@@ -27,6 +27,21 @@ from prefork.event.reactor import READABLE, WRITABLE, Reactor
 
 Key = selectors.SelectorKey
 
+if sys.version_info < (3, 12):
+    # The set behind `asyncio.all_tasks()`, a WeakSet written in Python, to which a Task's
+    # constructor adds it after handing over the first step. One whose first step has run and was
+    # the last, as nearly every exchange's is, would only be taken out again: 0.35 of 8
+    # microseconds. Private, and as fixed as 3.11 itself.
+    from asyncio.tasks import _all_tasks  # type: ignore[attr-defined]
+
+    def _add_unless_done(
+        task: "asyncio.Task[Any]", add: Callable[[Any], None] = _all_tasks.add
+    ) -> None:
+        if not task.done():
+            add(task)
+
+    _all_tasks.add = _add_unless_done
+
 
 class ReactorSelector(selectors.BaseSelector):
     """The reactor, dressed as the selector that asyncio expects."""
