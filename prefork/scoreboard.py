@@ -30,21 +30,19 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
-from typing import Final
-
-from msgspec import Struct
+from typing import Final, NamedTuple
 
 from prefork.errors import OperatorError
 from prefork.log import errno_text
 
 NAME: Final = "prefork-scoreboard"
 MAGIC: Final = int.from_bytes(b"PREFORK\x01", "big")
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 
 _CELL: Final = 8
-_HEADER_CELLS: Final = 128
+_HEADER_CELLS: Final = 256
 
 # Header cells.
 (
@@ -59,15 +57,21 @@ _HEADER_CELLS: Final = 128
     _H_COMMAND_DONE,
     _H_COMMAND,
     _H_VERDICT,
-    _H_TOTALS_SEQ,
+    _H_TALLY,
     _H_USED,
-) = range(13)
+    _H_SINCE,
+    _H_PREDECESSOR,
+) = range(15)
 # Text regions: (their three cells: sequence, length, checksum; byte offset; room in bytes).
 _TEXTS_AT: Final = _HEADER_CELLS * _CELL
 _TEXT: Final = (16, _TEXTS_AT, 4096)
 _CONFIG_PATH: Final = (19, _TEXTS_AT + 4096, 4096)
 _LISTEN: Final = (22, _TEXTS_AT + 8192, 16384)
-_SLOTS_AT: Final = (_TEXTS_AT + 8192 + 16384) // _CELL
+_IDENTITY_AT: Final = _TEXTS_AT + 8192 + 16384
+_PROGRAM: Final = (52, _IDENTITY_AT, 64)
+_APP: Final = (55, _IDENTITY_AT + 64, 448)
+_INODES: Final = (58, _IDENTITY_AT + 512, 1536)
+_SLOTS_AT: Final = (_IDENTITY_AT + 2048) // _CELL
 
 # A slot's cells. The first eight are stored together, by one call a turn.
 (
@@ -100,7 +104,7 @@ than half of that."""
     _CRASHES,
 ) = range(56, 64)
 _OWN_CELLS: Final = 56  # the worker's, cleared before each boot
-_NUMBERS: Final = 64
+_NUMBERS: Final = 72
 # The texts of a slot, in bytes from its beginning.
 _LINE_AT: Final = _NUMBERS * _CELL
 _LINE_ROOM: Final = 256
@@ -118,7 +122,8 @@ _COUNTED: Final = (
     *range(_RESPONSES, _RESPONSES + 5),
     *range(_HISTOGRAM, _HISTOGRAM + BUCKETS),
 )
-_H_TOTALS: Final = 64  # and a header cell for the dead ones' sum of each
+_BANKS: Final = (128, 192)  # header cells for the dead ones' sums, twice: see `Scoreboard.fold`
+_PREDECESSOR: Final = 0xFFFF  # stands for the predecessor where otherwise a slot's index + 1 does
 
 _READ_ATTEMPTS: Final = 2000  # then the writer is taken for dead in the middle of its write
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
@@ -188,7 +193,14 @@ class _Text:
 
 
 class Header:
-    """What only the master writes. Numbers are u64; times are `time.time_ns()`."""
+    """What only the master writes. Numbers are u64; times are `time.time_ns()`.
+
+    `listen` is a URL a line, `inodes` the sockets' inode numbers in the same order, with spaces
+    between them. `program` is the version of prefork that runs, `app` what it serves and how it is
+    spoken to. `since_ns` is since when the totals are counted: the start of the first of the
+    masters that followed one another. `predecessor` is the number + 1 of the master's descriptor of
+    the old master's board while that is counted in (0: none is).
+    """
 
     __slots__ = ("cells", "memory")
 
@@ -200,9 +212,11 @@ class Header:
     version = _Cell(_H_VERSION)
     slots = _Cell(_H_SLOTS)
     master_pid = _Cell(_H_MASTER_PID)
+    predecessor = _Cell(_H_PREDECESSOR)
     generation = _Cell(_H_GENERATION)
     target_workers = _Cell(_H_TARGET)
     started_ns = _Cell(_H_STARTED)
+    since_ns = _Cell(_H_SINCE)
     command_seq = _Cell(_H_COMMAND_SEQ)
     command_done = _Cell(_H_COMMAND_DONE)
     command = _Cell(_H_COMMAND)
@@ -210,10 +224,13 @@ class Header:
     text = _Text(_TEXT)
     config_path = _Text(_CONFIG_PATH)
     listen = _Text(_LISTEN)
+    inodes = _Text(_INODES)
+    program = _Text(_PROGRAM)
+    app = _Text(_APP)
 
 
-class Totals(Struct, frozen=True):
-    """What all workers did, living and dead: never falls.
+class Totals(NamedTuple):
+    """What workers did: connections accepted, requests answered, bytes sent.
 
     `responses` counts by class, 1xx to 5xx; `latencies` by bucket, see `BUCKETS`.
     """
@@ -223,6 +240,20 @@ class Totals(Struct, frozen=True):
     bytes_sent: int
     responses: tuple[int, ...]
     latencies: tuple[int, ...]
+
+    @classmethod
+    def of(cls, counters: Sequence[int]) -> "Totals":
+        """From all of them in a row, as `flat` gives them."""
+        accepted, requests, bytes_sent, *rest = counters
+        return cls(accepted, requests, bytes_sent, tuple(rest[:5]), tuple(rest[5:]))
+
+    def flat(self) -> list[int]:
+        """In the order of `_COUNTED`."""
+        return [self.accepted, self.requests, self.bytes_sent, *self.responses, *self.latencies]
+
+    def less(self, earlier: "Totals") -> "Totals":
+        """What was added since `earlier`."""
+        return Totals.of([a - b for a, b in zip(self.flat(), earlier.flat(), strict=True)])
 
 
 class Slot:
@@ -348,25 +379,37 @@ class Scoreboard:
         self.header = Header(self._cells[:_HEADER_CELLS], self._memory)
         self.slots = self.header.slots
         self._slots: dict[int, Slot] = {}
+        self._predecessor: Scoreboard | None = None
 
     @classmethod
-    def create(cls, slots: int = 1024, fallback_path: str | None = None) -> "Scoreboard":
-        """A fresh board. Raises OperatorError when the memory cannot be had."""
+    def create(
+        cls, slots: int = 1024, fallback_path: str | None = None, reserved: int | None = None
+    ) -> "Scoreboard":
+        """A fresh board. Raises OperatorError when the memory cannot be had.
+
+        `reserved` is a descriptor from `reserve_memory` of the master we come after.
+        """
         size = (_SLOTS_AT + slots * _SLOT_CELLS) * _CELL
         path = None
+        fd = reserved
         try:
-            fd = _create_memfd(size)
+            if fd is None:
+                fd = reserve_memory()
             if fd is None:
                 fd, path = _create_file(size, fallback_path)
+            else:
+                _settle_size(fd, size)
         except OSError as exc:
             raise OperatorError(f"creating the scoreboard failed {errno_text(exc)}") from exc
+        now = time.time_ns()
         # The magic is stored last: who can see it sees a whole header.
         with mmap.mmap(fd, 0, access=mmap.ACCESS_WRITE) as memory:
             for index, value in (
                 (_H_VERSION, LAYOUT_VERSION),
                 (_H_SLOTS, slots),
                 (_H_MASTER_PID, os.getpid()),
-                (_H_STARTED, time.time_ns()),
+                (_H_STARTED, now),
+                (_H_SINCE, now),
                 (_H_MAGIC, MAGIC),
             ):
                 struct.pack_into("=Q", memory, index * _CELL, value)
@@ -386,12 +429,28 @@ class Scoreboard:
             except OSError as exc:
                 reason = errno_text(exc)
                 continue
-            problem = _layout_problem(fd, master_pid)
-            if problem is None:
+            # It holds the boards of the masters before and after it, too.
+            owner, problem = _owner(fd), _layout_problem(fd)
+            if owner == master_pid and problem is None:
                 return cls(fd, writable=False)
             os.close(fd)
-            reason = problem
+            reason = problem or f"it belongs to process {owner}"
+            if owner == master_pid:
+                break
         raise OperatorError(f"cannot read the scoreboard of process {master_pid}: {reason}")
+
+    @classmethod
+    def attach_fd(cls, fd: int) -> "Scoreboard":
+        """The board in `fd`, read-only; the descriptor becomes ours. Raises OperatorError."""
+        problem = _layout_problem(fd)
+        if problem is not None:
+            os.close(fd)
+            raise OperatorError(f"cannot read the scoreboard: {problem}")
+        return cls(fd, writable=False)
+
+    def workers_alive(self) -> bool:
+        """Does a process live that writes here (or, after a while, one that got its number)?"""
+        return any(slot.pid and _alive(slot.pid) for slot in self.used())
 
     def slot(self, index: int) -> Slot:
         """Slot `index`, always the same object; IndexError beyond the board."""
@@ -419,32 +478,108 @@ class Scoreboard:
             yield self.slot(index)
 
     def fold(self, index: int) -> None:
-        """Add a dead worker's counters to the totals and clear them (master, at reap)."""
-        cells, slot = self._cells, self.slot(index)
-        cells[_H_TOTALS_SEQ] = (cells[_H_TOTALS_SEQ] | 1) & _U64
-        for place, cell in enumerate(_COUNTED, _H_TOTALS):
-            cells[place] = (cells[place] + slot.cells[cell]) & _U64
-        slot.reset()
-        cells[_H_TOTALS_SEQ] = (cells[_H_TOTALS_SEQ] + 1) & _U64
+        """Add a dead worker's counters to the totals and clear them (master, at reap).
 
-    def totals(self) -> Totals:
-        """The sums over all workers, living and dead."""
+        Nobody may ever see a worker counted twice or not at all, be the master killed or stopped
+        after any of these stores. So there are two banks of sums, and one cell that says which of
+        them counts, and whose own counters do not count beside it.
+        """
+        self._add(self._counted(index), index + 1)
+        self.slot(index).reset()
+        self._settle()
+
+    def add(self, totals: "Totals") -> None:
+        """Count in what others have done whose boards are not read any more (master)."""
+        self._add(totals.flat(), 0)
+
+    def _add(self, counters: list[int], instead_of: int) -> None:
+        """`instead_of` whom: a slot's index + 1, _PREDECESSOR, or 0."""
+        cells = self._cells
+        word = cells[_H_TALLY]
+        bank = word & 1
+        for place, (old, more) in enumerate(zip(self._bank(bank), counters, strict=True)):
+            cells[_BANKS[1 - bank] + place] = (old + more) & _U64
+        cells[_H_TALLY] = (((word >> 32) + 1) << 32 | instead_of << 1 | (1 - bank)) & _U64
+
+    def _settle(self) -> None:
+        """Whoever was added counts again for what comes after."""
+        word = self._cells[_H_TALLY]
+        self._cells[_H_TALLY] = (((word >> 32) + 1) << 32 | (word & 1)) & _U64
+
+    def _bank(self, bank: int) -> list[int]:
+        return self._cells[_BANKS[bank] : _BANKS[bank] + len(_COUNTED)].tolist()
+
+    def _counted(self, index: int) -> list[int]:
+        own = self.slot(index).cells[:_OWN_CELLS].tolist()
+        return [own[cell] for cell in _COUNTED]
+
+    def totals(self, *, alone: bool = False) -> Totals:
+        """What all workers did, living and dead, here and under the masters before: never falls.
+
+        `alone` leaves out the predecessor while that has a board of its own.
+        """
         cells = self._cells
         sums: list[int] = []
         for _attempt in range(_READ_ATTEMPTS):
-            before = cells[_H_TOTALS_SEQ]
-            sums = list(cells[_H_TOTALS : _H_TOTALS + len(_COUNTED)])
-            for slot in self.used():
-                for place, cell in enumerate(_COUNTED):
-                    sums[place] += slot.cells[cell]
-            if cells[_H_TOTALS_SEQ] == before and not before & 1:
+            word = cells[_H_TALLY]
+            apart = word >> 1 & 0xFFFF
+            parts = [self._bank(word & 1)]
+            parts += [self._counted(n) for n in range(cells[_H_USED]) if n + 1 != apart]
+            if cells[_H_PREDECESSOR] and not alone and apart != _PREDECESSOR:
+                before = self._predecessor_board()
+                if before is not None:
+                    parts.append(before.totals().flat())
+            sums = [sum(column) for column in zip(*parts, strict=True)]
+            if cells[_H_TALLY] == word:
                 break
-        return Totals(sums[0], sums[1], sums[2], tuple(sums[3:8]), tuple(sums[8:]))
+        return Totals.of(sums)
+
+    # The masters before and after
+
+    def succeed(self, fd: int) -> None:
+        """Count in what the board in `fd` says, which becomes ours to close (a new master).
+
+        Raises OperatorError when it cannot be read: the totals begin anew.
+        """
+        before = self._predecessor = Scoreboard.attach_fd(fd)
+        self.header.since_ns = before.header.since_ns
+        self.header.predecessor = fd + 1
+
+    @property
+    def predecessor(self) -> "Scoreboard | None":
+        """The old master's board, until `inherit`."""
+        return self._predecessor
+
+    def inherit(self) -> None:
+        """Fold the old master's totals in for good: neither it nor a worker of it is left."""
+        before = self._predecessor
+        if before is None:
+            return
+        self._add(before.totals().flat(), _PREDECESSOR)
+        self.header.predecessor = 0
+        self._settle()
+        self._predecessor = None
+        before.close()
+
+    def _predecessor_board(self) -> "Scoreboard | None":
+        """A reader's own mapping of it, made on first use."""
+        if self._predecessor is None:
+            master, fd = self.header.master_pid, self.header.predecessor - 1
+            try:
+                mine = os.open(f"/proc/{master}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return None
+            with contextlib.suppress(OperatorError):
+                self._predecessor = Scoreboard.attach_fd(mine)
+        return self._predecessor
 
     def close(self) -> None:
         """Unmap. The other processes keep theirs; the fallback file goes with the writer."""
         if self.fd < 0:
             return
+        if self._predecessor is not None:
+            self._predecessor.close()
+            self._predecessor = None
         for slot in self._slots.values():
             slot.cells.release()
             slot.memory.release()
@@ -465,16 +600,22 @@ def fallback_path_beside(pid_file: str) -> str:
     return f"{pid_file}.scoreboard"
 
 
-def _create_memfd(size: int) -> int | None:
+def reserve_memory() -> int | None:
+    """A descriptor of memory for a board that is yet to be made; None where there is no memfd.
+
+    The size is for whoever makes it: a newer program's board may be larger than ours.
+    """
     if not hasattr(os, "memfd_create"):
         return None
-    fd = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    return os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def _settle_size(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
     # A reader must never meet SIGBUS because somebody changed the size under its mapping.
     import fcntl
 
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    return fd
 
 
 def _create_file(size: int, path: str | None) -> tuple[int, str | None]:
@@ -509,20 +650,37 @@ def _candidates(pid: int, fallback_path: str | None) -> list[str]:
     return found
 
 
-def _layout_problem(fd: int, pid: int) -> str | None:
+def _layout_problem(fd: int) -> str | None:
     try:
         head = os.pread(fd, 4 * _CELL, 0)
     except OSError as exc:
         return errno_text(exc)
     if len(head) < 4 * _CELL:
         return "it is not a scoreboard"
-    magic, version, slots, master = struct.unpack("=4Q", head)
+    magic, version, slots, _master = struct.unpack("=4Q", head)
     if magic != MAGIC:
         return "it is not a scoreboard"
     if version != LAYOUT_VERSION:
         return f"it is of layout {version}, this prefork reads layout {LAYOUT_VERSION}"
-    if master != pid:
-        return f"it belongs to process {master}"
     if os.fstat(fd).st_size < (_SLOTS_AT + slots * _SLOT_CELLS) * _CELL:
         return "it is cut short"
     return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it belongs to somebody else
+    return True
+
+
+def _owner(fd: int) -> int:
+    """The master whose board this is; 0 when that cannot be told."""
+    try:
+        head = os.pread(fd, 4 * _CELL, 0)
+    except OSError:
+        return 0
+    return 0 if len(head) < 4 * _CELL else int(struct.unpack("=4Q", head)[3])

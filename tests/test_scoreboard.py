@@ -56,6 +56,7 @@ def test_cells_do_not_overlap(board: Scoreboard) -> None:
     names += ("pid", "generation", "started_ns", "boots", "last_exit", "ready_ns")
     names += ("comes_back_ns", "crashes")
     header = ("generation", "target_workers", "command_seq", "command_done", "command", "verdict")
+    header += ("since_ns", "started_ns")
     value = 1 << 63
     expected: dict[tuple[int, str], int] = {}
     for index in range(16):
@@ -70,11 +71,17 @@ def test_cells_do_not_overlap(board: Scoreboard) -> None:
     board.header.text = "t" * 4096
     board.header.config_path = "c" * 4096
     board.header.listen = "l" * 16384
+    board.header.inodes = "i" * 1536
+    board.header.program = "p" * 64
+    board.header.app = "a" * 448
     for (index, name), wanted in expected.items():
         owner = board.header if index < 0 else board.slot(index)
         assert getattr(owner, name) == wanted, (index, name)
     assert board.header.text == "t" * 4096
     assert board.header.config_path == "c" * 4096
+    assert board.header.listen == "l" * 16384
+    assert board.header.inodes == "i" * 1536
+    assert (board.header.program, board.header.app) == ("p" * 64, "a" * 448)
     assert board.header.master_pid == os.getpid()
 
 
@@ -319,7 +326,7 @@ def test_attaching_to_what_is_no_master_says_so() -> None:
 
 def test_another_layout_is_refused_by_name(board: Scoreboard) -> None:
     board.header.version = 7
-    with pytest.raises(OperatorError, match="layout 7, this prefork reads layout 2"):
+    with pytest.raises(OperatorError, match="layout 7, this prefork reads layout 3"):
         Scoreboard.attach_pid(os.getpid())
 
 

@@ -34,6 +34,7 @@ class Children:
         for row in list(self._master.table):
             if row.living:
                 self._read_channel(row)
+        self._master.succession.look()
 
     def _read_channel(self, row: ProcessSlot) -> None:
         if row.channel is None:

@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import Final, NoReturn
 
+from prefork import __version__
 from prefork.config.loader import ConfigSource
 from prefork.config.schema import Config
 from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
@@ -24,6 +25,7 @@ from prefork.process.reload import Reload
 from prefork.process.retired import RetiredListeners
 from prefork.process.service import Service
 from prefork.process.spawn import SpawnError, close_siblings
+from prefork.process.succession import Succession
 from prefork.process.table import ProcessSlot, ProcessTable, Respawn
 from prefork.process.timers import Timers
 from prefork.process.upgrade import Predecessor, Upgrade
@@ -192,7 +194,8 @@ class Master:
                 cycle.error_log.notice(stale)
         try:
             self.board = Scoreboard.create(
-                fallback_path=fallback_path_beside(conf.pid_file) if conf.pid_file else None
+                fallback_path=fallback_path_beside(conf.pid_file) if conf.pid_file else None,
+                reserved=predecessor.reserved,
             )
         except OperatorError:
             if self.pid_file is not None:
@@ -208,6 +211,7 @@ class Master:
         self.retired = RetiredListeners(self.table)
         self.commands = Commands(self.board)
         self.upgrade = Upgrade(self)
+        self.succession = Succession(self)
         self.service = Service(self)
         self.reload: Reload | None = None
         self.target = cycle.workers
@@ -228,6 +232,7 @@ class Master:
         log = self.cycle.error_log
         signals.install_master(self.flags)
         self.service.begin()
+        self.succession.begin()
         log.notice(f"workers: {self.cycle.workers_reason}")
         for problem in (*self.inherited.problems, *self.inherited.close_unclaimed()):
             log.warn(problem)
@@ -315,6 +320,7 @@ class Master:
         if self.served:
             return
         self.served = True
+        self.tell_header()
         cycle = self.cycle
         line = ready_line(cycle, self.interface, self.processes, self._started)
         cycle.error_log.notice(line)
@@ -435,6 +441,9 @@ class Master:
         header.target_workers = self.target
         header.config_path = self.cycle.config_path
         header.listen = "\n".join(self.cycle.urls)
+        header.inodes = " ".join(str(os.fstat(one.fileno()).st_ino) for one in self.cycle.listeners)
+        header.program = __version__
+        header.app = f"{self.cycle.conf.app} ({self.interface})" if self.interface else ""
 
     # The end
 

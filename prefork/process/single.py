@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from prefork import __version__
 from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
 from prefork.event.reactor import NOMORE
 from prefork.net.inherit import Inherited
@@ -130,6 +131,7 @@ class Single:
 
     def tell(self, started: float) -> None:
         """The ready line, and READY=1."""
+        self._tell_header()  # again: by now the application has said how it is spoken to
         self.line = ready_line(self.cycle, self.worker.interface, "a single process", started)
         self.cycle.error_log.notice(self.line)
         self.notifier.ready(status="single process")
@@ -255,3 +257,6 @@ class Single:
         header.target_workers = 1
         header.config_path = self.cycle.config_path
         header.listen = "\n".join(self.cycle.urls)
+        header.inodes = " ".join(str(os.fstat(one.fileno()).st_ino) for one in self.cycle.listeners)
+        header.program = __version__
+        header.app = f"{self.cycle.conf.app} ({self.worker.interface})"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from prefork.process.master import Master
 
 CHANNEL: Final = "PREFORK_CHANNEL"
+SCOREBOARD: Final = "PREFORK_SCOREBOARD"
 
 
 class Predecessor:
@@ -41,6 +42,8 @@ class Predecessor:
         self.upgraded = VARIABLE in environ
         self.parent = os.getppid()
         self._channel: Channel | None = None
+        # Its board, and the memory for ours.
+        self.board, self.reserved = _inherited_fds(environ.pop(SCOREBOARD, ""))
         number = environ.pop(CHANNEL, "")
         if number.isdigit():
             try:
@@ -55,17 +58,42 @@ class Predecessor:
         """Is it an upgrade that is not finished: does the master that executed us still run?"""
         return self.upgraded and os.getppid() == self.parent
 
+    def watch(self) -> None:
+        """Be woken by SIGIO when it goes: the channel is open until then."""
+        if self._channel is not None:
+            self._channel.enable_sigio(os.getpid())
+
     def greet(self) -> None:
         """Tell it that our workers are ready. Nothing else is ever said."""
         if self._channel is not None:
             self._channel.send(Message(Command.READY, -1, os.getpid(), b""))
+
+    def gone(self) -> bool:
+        """Has it gone since we looked last?"""
+        if self._channel is None:
+            return False
+        self._channel.receive()
+        if self._channel.eof:
             self.forget()
+            return True
+        return False
 
     def forget(self) -> None:
         """Close the channel; a worker does so at once."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+
+def _inherited_fds(text: str) -> tuple[int | None, int | None]:
+    """The two descriptors of SCOREBOARD, ours from now on and closed by exec; or two None."""
+    fds = [int(part) for part in text.split(",") if part.isdecimal()]
+    try:
+        for fd in fds:
+            os.set_inheritable(fd, False)
+    except OSError:
+        return None, None  # nobody of ours has put them there
+    return (fds[0], fds[1]) if len(fds) == 2 else (None, None)
 
 
 class Upgrade:
@@ -101,6 +129,8 @@ class Upgrade:
             return
         log.notice("changing binary")
         pid_file = master.pid_file
+        master.succession.settle()
+        reserved = master.succession.reserve()
         try:
             if pid_file is not None:
                 pid_file.rename_to_oldbin()
@@ -113,7 +143,7 @@ class Upgrade:
             row = spawn_process(
                 master.table,
                 log,
-                lambda _row, _channel: self._execute(theirs),
+                lambda _row, _channel: self._execute(theirs, reserved),
                 name="new binary process",
                 kind=Respawn.DETACHED,
             )
@@ -135,8 +165,8 @@ class Upgrade:
         self._ticket = ticket
         row.timer = master.timers.after(master.cycle.conf.timeouts.boot, self._silent)
 
-    def _execute(self, channel: socket.socket) -> NoReturn:
-        """In the child: become the new program."""
+    def _execute(self, channel: socket.socket, reserved: int | None) -> NoReturn:
+        """In the child: become the new program. `reserved` is the memory for its scoreboard."""
         master = self._master
         log = master.cycle.error_log
         try:
@@ -146,6 +176,11 @@ class Upgrade:
             environ[VARIABLE] = hand_over(master.cycle.listeners)
             channel.set_inheritable(True)
             environ[CHANNEL] = str(channel.fileno())
+            if reserved is not None:
+                fds = (master.board.fd, reserved)
+                for fd in fds:
+                    os.set_inheritable(fd, True)
+                environ[SCOREBOARD] = ",".join(map(str, fds))
             signals.reset_for_exec()
             os.execve(sys.executable, sys.orig_argv, environ)
         except OSError as error:
@@ -183,6 +218,7 @@ class Upgrade:
             self.announced = False
         self._settle(ok=False, text=f"the new master {row.pid} {how}; the old one serves on")
         self.new_binary = None
+        master.succession.heir_died()
         row.release()
         if master.noaccepting:
             master.flags.restart = True
