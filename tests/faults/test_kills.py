@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Faulty, OpenLoop
 
 SOON = 0.3  # seconds within which a client learns that its connection has ended
+
+
+def long(number: int) -> Any:
+    """For the stress form alone."""
+    return pytest.param(number, marks=[pytest.mark.stress, pytest.mark.timeout(900)])
+
 
 # Beside the server, where Python looks for it: hooks of os.register_at_fork that dawdle on demand.
 DAWDLE = """
@@ -57,7 +63,7 @@ def assert_only_theirs_failed(
     assert unfinished <= failed, client.account()
 
 
-@pytest.mark.parametrize("number", [4, pytest.param(100, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("number", [4, long(50)])
 def test_random_workers(faulty: "Faulty", open_loop: "type[OpenLoop]", number: int) -> None:
     server = faulty(workers=3)
     server.expect("exited on signal 9")
@@ -106,7 +112,7 @@ def test_the_master_in_the_middle_of_a_fork(faulty: "Faulty", place: str) -> Non
     server.pid_path.unlink()
 
 
-@pytest.mark.parametrize("number", [2, pytest.param(40, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("number", [2, long(40)])
 def test_the_master_at_any_moment_of_a_change(faulty: "Faulty", number: int) -> None:
     """Starting, reloading, scaling: whenever it is killed, nobody is left (the fixture looks)."""
     dice = random.Random()

@@ -58,7 +58,10 @@ BROKEN = (
 )
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(10, marks=pytest.mark.stress)])
+LONG = pytest.param(10, marks=[pytest.mark.stress, pytest.mark.timeout(900)])
+
+
+@pytest.mark.parametrize("number", [1, LONG])
 def test_nothing_fails_and_the_same_pids_serve(
     faulty: "Faulty", open_loop: "type[OpenLoop]", number: int
 ) -> None:
