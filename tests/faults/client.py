@@ -257,6 +257,7 @@ class Client:
         self.latencies: dict[str, list[float]] = {"fresh": [], "kept": []}
         self.worst: list[tuple[float, float, int, str]] = []
         self.failures: list[dict[str, Any]] = []
+        self.dues: list[float] = []
         self.workers: Counter[int] = Counter()
         self.versions: Counter[str] = Counter()
         self.idle_closed = 0
@@ -528,6 +529,8 @@ class Client:
         if outcome == "ok":
             latency = now - request.due - request.pauses
             self.latencies[side].append(latency)
+            if self.options.dues:
+                self.dues.append(request.due)
             entry = (latency, request.due, request.id, request.kind)
             (heapq.heappush if len(self.worst) < 10 else heapq.heappushpop)(self.worst, entry)
         elif outcome not in FINE and len(self.failures) < RECORDED:
@@ -570,6 +573,7 @@ class Client:
             "workers": {str(pid): count for pid, count in self.workers.items()},
             "versions": dict(self.versions),
             "failures": self.failures,
+            **({"dues": self.dues} if self.options.dues else {}),
         }
 
 
@@ -601,6 +605,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mix", type=mix, default=mix(DEFAULT_MIX), help=DEFAULT_MIX)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--progress", action="store_true")
+    parser.add_argument("--dues", action="store_true", help="list when each ok one was due")
     return parser.parse_args()
 
 
