@@ -39,7 +39,8 @@ def stop(
     """
     master = find_master(config_path, pid_file, pid)
     if timeout is None:
-        timeout = 10 + (master.conf.timeouts.graceful if master.conf else 60)
+        conf = master.conf
+        timeout = 10 + (conf.drain_delay + conf.timeouts.graceful if conf else 60)
     began = time.monotonic()
     # No lock: a stop must get through while a reload hangs, and it waits for no verdict.
     before = master.board.header.command_seq

@@ -21,11 +21,14 @@ import contextvars
 import selectors
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from prefork.event.reactor import READABLE, WRITABLE, Reactor
 
 Key = selectors.SelectorKey
+
+# The name of every Task that `spawn` makes, and of no other: all of them can be found by it.
+EXCHANGE_TASK: Final = "exchange"
 
 if sys.version_info < (3, 12):
     # The set behind `asyncio.all_tasks()`, a WeakSet written in Python, to which a Task's
@@ -169,7 +172,7 @@ class ReactorLoop(asyncio.SelectorEventLoop):
 
         def spawn(self, coro: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
             """A Task whose first step has run when this returns. Not to be called in a Task."""
-            return asyncio.Task(coro, loop=self, name="exchange", eager_start=True)
+            return asyncio.Task(coro, loop=self, name=EXCHANGE_TASK, eager_start=True)
 
     else:
 
@@ -180,7 +183,7 @@ class ReactorLoop(asyncio.SelectorEventLoop):
             # counter and the formatting of "Task-17".
             self.call_soon = self._run_now  # type: ignore[method-assign, assignment]
             try:
-                return asyncio.Task(coro, loop=self, name="exchange")
+                return asyncio.Task(coro, loop=self, name=EXCHANGE_TASK)
             except BaseException:
                 self.__dict__.pop("call_soon", None)
                 raise

@@ -123,6 +123,24 @@ class Exchange(ABC):
             self._on_finished = []
         self._on_finished.append(fn)
 
+    @property
+    @abstractmethod
+    def draining(self) -> bool:
+        """Does the worker only finish what runs (see `on_drain`)?"""
+
+    @property
+    @abstractmethod
+    def stopping(self) -> bool:
+        """Has the whole server been asked to stop? A readiness check answers 503 then."""
+
+    @abstractmethod
+    def on_drain(self, fn: Callable[[], None]) -> None:
+        """Call `fn` once, when the worker begins to drain while this request runs.
+
+        At once when it drains already. A response without an end of its own ends here: before
+        timeouts.graceful is over the handler's task is cancelled, then the connection is cut.
+        """
+
     # The response
 
     @abstractmethod

@@ -8,12 +8,13 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from prefork.event.bridge import ReactorLoop
+from prefork.event.bridge import EXCHANGE_TASK, ReactorLoop
 from prefork.event.deadlines import Deadlines
 from prefork.http.dates import date_field
-from prefork.http.exchange import Handler
+from prefork.http.exchange import Exchange, Handler
 from prefork.http.h1.head import HostCheck
 from prefork.http.h1.parser import HeadParser
 from prefork.http.h1.protocol import H1Protocol
@@ -64,7 +65,10 @@ class HttpServer:
         self.access_log = access_log
         self.requests = 0  # answered, since the start
         self.accepted = 0
-        self.closing = False
+        self.closing = False  # it drains: what runs is finished, idle connections go
+        self.last_answers = False  # every connection's next answer is its last
+        self.stopping = False  # the whole server has been asked to stop, not this worker alone
+        self.drain_calls: dict[Exchange, list[Callable[[], None]]] = {}
         self.on_empty: Callable[[], None] = _nothing
         self._on_pause: Callable[[], None] = _nothing
         self._on_resume: Callable[[], None] = _nothing
@@ -133,7 +137,7 @@ class HttpServer:
             connection = Connection(self.pool, sock, "unix:", 0)
         protocol = H1Protocol(self, connection)
         connection.protocol = protocol
-        if self.closing or not self.timeouts.keep_alive:
+        if self.last_answers or not self.timeouts.keep_alive:
             protocol.leave()
         self.fresh.touch(protocol)
         connection.resume_reading()
@@ -148,8 +152,7 @@ class HttpServer:
     def _connection_lost(self) -> None:
         if self._paused and len(self.pool.connections) < self.limits.connections:
             self._paused = False
-            if not self.closing:
-                self._on_resume()
+            self._on_resume()
         if not self.pool.connections:
             self.on_empty()
 
@@ -272,6 +275,47 @@ class HttpServer:
         self._others += before._others
         self.pool.sent += before.pool.sent
 
+    def say_farewell(self) -> None:
+        """Each connection's next answer says `Connection: close`; accepting goes on."""
+        self.last_answers = True
+        for protocol in self._protocols():
+            protocol.leave()
+
+    def on_drain(self, exchange: Exchange, fn: Callable[[], None]) -> None:
+        """See `Exchange.on_drain`."""
+        if self.closing:
+            self._tell_drain(exchange, fn)
+        elif not exchange.finished:
+            fns = self.drain_calls.get(exchange)
+            if fns is None:
+                fns = self.drain_calls[exchange] = []
+                exchange.on_finished(partial(self._forget_drain, exchange))
+            fns.append(fn)
+
+    def _forget_drain(self, exchange: Exchange) -> None:
+        self.drain_calls.pop(exchange, None)
+
+    def _tell_drain(self, exchange: Exchange, fn: Callable[[], None]) -> None:
+        try:
+            fn()
+        except Exception as error:
+            self.error_log.error(
+                f"exception in an on_drain callback of {exchange.method} {exchange.target}",
+                connection=exchange.connection_number,
+                exc=error,
+            )
+
+    def cancel_running(self) -> int:
+        """Cancel the tasks that handlers run in, so that their `finally` runs; how many.
+
+        A handler that goes on after its answer is in such a task, too.
+        """
+        cancelled = 0
+        for task in asyncio.all_tasks(self.loop):
+            if task.get_name() == EXCHANGE_TASK:
+                cancelled += task.cancel()
+        return cancelled
+
     def begin_graceful_exit(self) -> None:
         """Each connection's next answer is its last; idle ones go when idle long enough.
 
@@ -279,8 +323,11 @@ class HttpServer:
         sending its next request right now gets it answered, instead of a reset.
         """
         self.closing = True
-        for protocol in self._protocols():
-            protocol.leave()
+        self.say_farewell()
+        calls, self.drain_calls = self.drain_calls, {}
+        for exchange, fns in calls.items():
+            for fn in fns:
+                self._tell_drain(exchange, fn)
         self.idle.shorten(self.timeouts.keep_alive_min)
         self.fresh.shorten(self.timeouts.keep_alive_min)
         if not self.pool.connections:

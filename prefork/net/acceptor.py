@@ -5,6 +5,10 @@ Several workers watch one socket. Facts that decided this module (measured with 
   one while it is quick, because waiters are woken last-in-first-out.
 - nginx's cure is to delete and add the listening socket every 16 accepts, which moves the worker
   to the other end of the queue (`ngx_event_accept.c, ngx_reorder_accept_events`).
+- The last close of a socket resets what is in its queue. A server that stops for good seals the
+  entrance (`prefork.net.seal`), and every worker goes on accepting until nothing is left: one
+  connection a turn, so that who is busy takes fewer. Handshakes that were under way need as long
+  as a packet to the client and back, hence the last look a little later.
 - With no descriptors left (EMFILE, ENFILE) the socket stays readable: a loop that just goes on
   takes all of the CPU. nginx rests for `accept_mutex_delay`, half a second; so does this.
 """
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 ACCEPTS_A_TURN: Final = 64
 REORDER_EVERY: Final = 16
 REST_SECONDS: Final = 0.5
+HANDSHAKE_SECONDS: Final = 0.1  # a round trip across an ocean
+LAST_ACCEPTS: Final = 4096  # at the last look; no queue is longer (net.core.somaxconn)
 OnConnection = Callable[[socket.socket, Any, "Listener"], None]
 
 # The connection was there and is gone, or the network has an opinion (accept(2), "Error
@@ -68,6 +74,9 @@ class Acceptor:
         self._started = False
         self._paused = False
         self._resting: TimeEvent | None = None
+        self._on_dry: Callable[[], None] | None = None  # set while the queue is drained
+        self._turn: TimeEvent | None = None
+        self._last_look = 0.0  # seconds after the queue was first found empty
 
     def start(self) -> None:
         self._started = True
@@ -79,7 +88,22 @@ class Acceptor:
         if self._resting is not None:
             self._reactor.delete_time_event(self._resting)
             self._resting = None
+        if self._turn is not None:
+            self._reactor.delete_time_event(self._turn)
+            self._turn = None
+        self._on_dry = None
         self._unwatch()
+
+    def drain(self, on_dry: Callable[[], None], *, sealed: bool) -> None:
+        """Accept what waits, a connection a turn, then close our copy and call `on_dry`.
+
+        `sealed`: nobody new gets into the queue, so what is found empty stays so, but for
+        handshakes under way. Otherwise only what is there now is taken. `stop` ends it early.
+        """
+        self._unwatch()
+        self._on_dry = on_dry
+        self._last_look = HANDSHAKE_SECONDS if sealed and self._nodelay else 0.0
+        self._watch()
 
     def pause(self) -> None:
         self._paused = True
@@ -90,7 +114,13 @@ class Acceptor:
         self._watch()
 
     def _watch(self) -> None:
-        if self._started and not self._paused and self._resting is None:
+        if not self._started or self._paused or self._resting is not None:
+            return
+        if self._on_dry is not None:
+            # A sealed Unix socket is readable for ever: a turn of the loop is what we wait for.
+            if self._turn is None:
+                self._turn = self._reactor.create_time_event(0.0, self._drain_turn)
+        else:
             self._reactor.create_file_event(
                 self._fd, READABLE, self._on_readable, exclusive=self._exclusive
             )
@@ -98,22 +128,54 @@ class Acceptor:
     def _unwatch(self) -> None:
         self._reactor.delete_file_event(self._fd, READABLE)
 
+    def _drain_turn(self) -> float:
+        self._turn = None
+        if not self._paused and self._accept_one() is False:
+            self._turn = self._reactor.create_time_event(self._last_look, self._drain_rest)
+        else:
+            self._watch()  # or when there is room again
+        return NOMORE
+
+    def _drain_rest(self) -> float:
+        """The last look: until there is nothing, and closed before anything else happens."""
+        self._turn = None
+        for _ in range(LAST_ACCEPTS):
+            if self._paused or self._resting is not None or not self._started:
+                return NOMORE  # `_watch` begins again when there is room
+            if self._accept_one() is False:
+                break
+        on_dry = self._on_dry
+        self.listener.close()
+        self.stop()
+        if on_dry is not None:
+            on_dry()
+        return NOMORE
+
+    def _accept_one(self) -> bool | None:
+        """True: one was taken; False: nobody waits; None: it did not come to that."""
+        try:
+            sock, address = self._sock.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno in _TRANSIENT:
+                self._error_log.info(f"accept() failed ({error.errno}: {error.strerror})")
+            else:
+                self._rest(error)
+            return None
+        sock.setblocking(False)
+        if self._nodelay:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._on_connection(sock, address, self.listener)
+        return True
+
     def _on_readable(self) -> None:
         for _ in range(ACCEPTS_A_TURN):
-            try:
-                sock, address = self._sock.accept()
-            except (BlockingIOError, InterruptedError):
+            taken = self._accept_one()
+            if taken is None and self._resting is None:
+                continue
+            if not taken:
                 return
-            except OSError as error:
-                if error.errno in _TRANSIENT:
-                    self._error_log.info(f"accept() failed ({error.errno}: {error.strerror})")
-                    continue
-                self._rest(error)
-                return
-            sock.setblocking(False)
-            if self._nodelay:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._on_connection(sock, address, self.listener)
             if self._exclusive:
                 self._accepted += 1
                 if self._accepted % REORDER_EVERY == 0 and self._started and not self._paused:

@@ -51,6 +51,11 @@ class Listener:
     def fileno(self) -> int:
         return self.sock.fileno()
 
+    @property
+    def ours_alone(self) -> bool:
+        """Made by this server, and shared with nobody but its workers."""
+        return self.origin == "bound"
+
     def close(self, unlink: bool = False) -> None:
         """Close our descriptor; the last close of a socket resets what waits in its queue.
 

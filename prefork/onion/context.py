@@ -160,6 +160,27 @@ class Context:
         """Call `fn` when the response is sent to its end or can no longer be."""
         self.exchange.on_finished(fn)
 
+    @property
+    def draining(self) -> bool:
+        """Does this worker only finish what runs? See `on_drain`."""
+        return self.exchange.draining
+
+    @property
+    def stopping(self) -> bool:
+        """Has the whole server been asked to stop? A readiness check answers 503 then.
+
+        It turns true before anything is refused (`drain_delay`); a reload leaves it false.
+        """
+        return self.exchange.stopping
+
+    def on_drain(self, fn: Callable[[], None]) -> None:
+        """Call `fn` once, when the worker begins to leave: at once when it does so already.
+
+        A response without an end of its own (server-sent events, a long poll) ends here. One that
+        does not is cancelled before timeouts.graceful is over.
+        """
+        self.exchange.on_drain(fn)
+
     async def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of the blocking `fn(*args, **kwargs)`, run in a thread of the worker's.
 

@@ -96,7 +96,8 @@ class Children:
             reason = f"{row.name} was told to leave before it was ready"
         for boot in list(self._boots):
             boot.died(row, reason)  # which may end a reload, or everything
-        if row.respawn and not row.exiting and not master.flags.terminate and not master.flags.quit:
+        stops = master.flags.terminate or (master.flags.quit and not master.graceful.delaying)
+        if row.respawn and not row.exiting and not stops:
             row.held = True
             if not any(boot.postpone(lambda: self._bring_back(row, death)) for boot in self._boots):
                 self._bring_back(row, death)

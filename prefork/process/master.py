@@ -130,8 +130,7 @@ def master_process_cycle(master: "Master") -> int:
             continue
 
         if flags.quit:
-            master.stopping(signal.SIGQUIT)
-            master.workers.signal_all(signal.SIGQUIT)
+            master.graceful.step()
             continue
 
         if flags.reconfigure and master.reload is None:
@@ -213,6 +212,7 @@ class Master:
         self.upgrade = Upgrade(self)
         self.succession = Succession(self)
         self.service = Service(self)
+        self.graceful = stop.GracefulStop(self)
         self.reload: Reload | None = None
         self.target = cycle.workers
         self.noaccepting = False
@@ -402,7 +402,9 @@ class Master:
         self._abandon_reload("the server stops")
         if not self.ending:
             self.ending = True
-            self.service.stopping(4.0 if fast else self.cycle.conf.timeouts.graceful + 4.0)
+            conf = self.cycle.conf
+            graceful = conf.drain_delay + conf.timeouts.graceful
+            self.service.stopping(4.0 if fast else graceful + 4.0)
         if not fast:
             self.timers.after(DRAIN_REPORT_EVERY, self._report_drain)
         self.commands.finish(ticket, ok=True, text=doing)

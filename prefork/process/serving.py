@@ -4,7 +4,8 @@ A worker has one. A single process that is reconfigured has two for a while: the
 the old one finishes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 from prefork.event.bridge import ReactorLoop
 from prefork.event.reactor import NOMORE
@@ -12,6 +13,7 @@ from prefork.http.accesslog import AccessLog
 from prefork.http.exchange import Handler
 from prefork.http.server import HttpServer
 from prefork.net.acceptor import Acceptor
+from prefork.net.listener import Listener
 from prefork.process.cycle import Cycle
 from prefork.scoreboard import Slot
 
@@ -49,6 +51,7 @@ class Serving:
             Acceptor(loop.reactor, one, self.server.accept, cycle.error_log, exclusive=shared)
             for one in cycle.listeners
         ]
+        self._on_empty: Callable[[], None] | None = None
         self.server.accepting(self._pause, self._resume)
 
     def start(self) -> None:
@@ -62,11 +65,39 @@ class Serving:
         # Not a second time: by then the same descriptor may be watched for another.
         self._acceptors.clear()
 
-    def drain(self, on_empty: Callable[[], None]) -> None:
-        """Accept no more, finish what runs, then call `on_empty`, perhaps at once."""
-        self.stop_accepting()
-        self.server.on_empty = on_empty
+    def drain(
+        self,
+        on_empty: Callable[[], None],
+        *,
+        queues: Collection[Listener] = (),
+        sealed: bool = False,
+    ) -> None:
+        """Accept no more, finish what runs, then call `on_empty` once, perhaps at once.
+
+        What waits in `queues` is served, too, and those listeners are closed. `sealed`: nobody
+        new can get into them (`prefork.net.seal`).
+        """
+        self._on_empty = on_empty
+        draining = [one for one in self._acceptors if one.listener in queues]
+        for acceptor in self._acceptors:
+            if acceptor not in draining:
+                acceptor.stop()
+        self._acceptors = draining
+        self.server.on_empty = self._look
         self.server.begin_graceful_exit()
+        for acceptor in list(draining):
+            acceptor.drain(partial(self._dry, acceptor), sealed=sealed)
+        self._look()
+
+    def _dry(self, acceptor: Acceptor) -> None:
+        if acceptor in self._acceptors:
+            self._acceptors.remove(acceptor)
+            self._look()
+
+    def _look(self) -> None:
+        if self._on_empty is not None and not self._acceptors and not self.server.connections:
+            on_empty, self._on_empty = self._on_empty, None
+            on_empty()
 
     def stop(self) -> None:
         """Accept no more and cut every connection."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from prefork import __version__
 from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
-from prefork.event.reactor import NOMORE
+from prefork.event.reactor import NOMORE, TimeEvent
 from prefork.net.inherit import Inherited
 from prefork.net.listener import apply_changes
 from prefork.process import sharing, stop
@@ -97,7 +97,10 @@ class Single:
         self.commands = Commands(board)
         self.flags = signals.SignalFlags()
         self.worker = Worker(cycle, self.flags, "single process", board.slot(0))
+        self.worker.leaves_sockets = False  # we are the ones who have them, and their files
         self.line = ""
+        self._ending = False
+        self._delay: TimeEvent | None = None  # runs out with drain_delay
 
     def boot(self) -> None:
         """Raises OperatorError."""
@@ -162,8 +165,7 @@ class Single:
         if flags.terminate:
             self._stopping(signal.SIGTERM)
         elif flags.quit and not worker.exiting:
-            self._stopping(signal.SIGQUIT)
-            worker.reactor.create_time_event(DRAIN_REPORT_EVERY, self._report_drain)
+            self._quit()
         elif flags.reconfigure and not worker.exiting:
             flags.reconfigure = False
             self._reconfigure()
@@ -182,6 +184,8 @@ class Single:
                 setattr(flags, name, False)
                 self._refuse(number)
         quitting = flags.quit
+        if self._delay is not None:
+            flags.quit = False
         worker.before_sleep()
         # The flag stands for "has been asked to", which a second Ctrl-C has to see.
         flags.quit = quitting
@@ -198,8 +202,34 @@ class Single:
         ticket = self.commands.take(number)
         if not self.worker.exiting:
             self.notifier.stopping(status="shutting down")
-            self.notifier.extend(int((self.cycle.conf.timeouts.graceful + 5.0) * 1e6))
+            conf = self.cycle.conf
+            self.notifier.extend(int((conf.drain_delay + conf.timeouts.graceful + 5.0) * 1e6))
         self.commands.finish(ticket, ok=True, text="exiting")
+
+    def _quit(self) -> None:
+        """`process.stop.GracefulStop`, for one process."""
+        flags, worker, log = self.flags, self.worker, self.cycle.error_log
+        if not self._ending:
+            self._ending = True
+            flags.insist = False
+            self._stopping(signal.SIGQUIT)
+            worker.reactor.create_time_event(DRAIN_REPORT_EVERY, self._report_drain)
+            delay = self.cycle.conf.drain_delay
+            if delay:
+                log.notice(stop.delay_line(delay))
+                worker.say_farewell()
+                self._delay = worker.reactor.create_time_event(delay, self._delay_over)
+        elif flags.insist and self._delay is not None:
+            log.notice(stop.DELAY_CUT)
+            worker.reactor.delete_time_event(self._delay)
+            self._delay = None
+        flags.insist = False
+        if self._delay is None:
+            worker.end_with(stop.seal_own(self.cycle.listeners, log))
+
+    def _delay_over(self) -> float:
+        self._delay = None  # the next `before_sleep` goes on
+        return NOMORE
 
     def _report_drain(self) -> float:
         self.cycle.error_log.notice(f"draining: {self._workload()}")

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Collection
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -20,6 +21,7 @@ from prefork.event.executor import Executor
 from prefork.event.reactor import NOMORE, READABLE, Reactor
 from prefork.event.wakeup import Wakeup
 from prefork.log import ErrorLog, LoggingHandler, errno_text
+from prefork.net.listener import Listener
 from prefork.process import parent
 from prefork.process.cycle import Cycle
 from prefork.process.hosting import Hostable, host
@@ -33,6 +35,9 @@ from prefork.unix.proctitle import set_title
 
 FAST_HOOKS: Final = 1.0  # seconds that on_shutdown hooks have when the stop is a fast one
 LAST_HOOKS: Final = 0.5  # and at least, when a graceful one has used all of its time
+CANCEL_SECONDS: Final = 2.0  # before the end of timeouts.graceful what still runs is cancelled
+CANCEL_SHARE: Final = 0.2  # and not earlier than after the rest of it
+TOLD_REQUESTS: Final = 20  # of those cancelled or cut, a line each
 
 # What an application raises to end a process, which is not the application's to end.
 _EXITS: Final = (SystemExit, KeyboardInterrupt)
@@ -149,6 +154,7 @@ class Worker:
         self.slot = slot
         self.interface = ""
         self.exiting = False
+        self.leaves_sockets = True  # a drain closes our copies; a single process keeps them
         self.reactor = Reactor()
         self.reactor.on_error = self._reactor_error
         self.loop = ReactorLoop(self.reactor)
@@ -158,6 +164,9 @@ class Worker:
         self.serving: Serving
         self._application: Hostable
         self._deadline = 0.0
+        self._whole = False  # it is the whole server that stops
+        self._queues: Collection[Listener] = ()  # what waits there is served before we leave
+        self._sealed = False
         self._fast = False
         self.stopped = False
         self._left = -1
@@ -226,6 +235,12 @@ class Worker:
             for message in channel.receive():
                 if message.command is Command.QUIT:
                     self.flags.quit = True
+                elif message.command is Command.DRAIN_QUEUE:
+                    listeners = self.cycle.listeners
+                    self.end_with([listeners[int(n)] for n in message.payload.split()])
+                    self.flags.quit = True
+                elif message.command is Command.FAREWELL:
+                    self.say_farewell()
                 elif message.command is Command.TERMINATE:
                     self.flags.terminate = True
                 elif message.command is Command.REOPEN:
@@ -233,6 +248,8 @@ class Worker:
             if channel.eof:
                 self.reactor.delete_file_event(fd, READABLE)
                 self.log.warn("the master process is gone: leaving")
+                # Nobody else has the sockets open for long, so what waits there is served now.
+                self._queues = list(self.cycle.listeners)
                 self.flags.quit = True
 
         fd = channel.fileno()
@@ -265,8 +282,25 @@ class Worker:
             self.stopped = True
             self._break_loop()  # be it serving, or running the last hooks
 
+    def end_with(self, queues: Collection[Listener]) -> None:
+        """The coming `quit` is the whole server's, and serves what waits in those sealed queues."""
+        self._queues = queues
+        self._sealed = self._whole = True
+
+    def say_farewell(self) -> None:
+        """The whole server will stop (drain_delay): serve on, but each answer is the last one."""
+        self._whole = True
+        self.slot.state = SlotState.QUIESCING
+        self.serving.server.stopping = True
+        self.serving.server.say_farewell()
+
     def quit(self) -> None:
-        """Accept no more, finish what runs, leave when the last connection is gone."""
+        """Accept no more, finish what runs, leave when the last connection is gone.
+
+        In stages, for a stop always ends: streams are told now (`Exchange.on_drain`), the tasks
+        of what still runs are cancelled when four fifths of timeouts.graceful are over, or all
+        but two seconds of it, and at its end every connection is cut.
+        """
         if self.exiting:
             return
         self.exiting = True
@@ -274,19 +308,53 @@ class Worker:
         self.slot.state = SlotState.QUIESCING
         grace = self.cycle.conf.timeouts.graceful
         self._deadline = time.monotonic() + grace
+        last = min(CANCEL_SECONDS, CANCEL_SHARE * grace)
+        self.reactor.create_time_event(grace - last, self._cancel)
         self.reactor.create_time_event(grace, self._overdue)
-        self.serving.drain(self.stop)
+        self.serving.server.stopping = self._whole
+        self.serving.drain(self.stop, queues=self._queues, sealed=self._sealed)
+        if self.leaves_sockets:
+            for listener in self.cycle.listeners:
+                if listener not in self._queues:
+                    listener.close()  # the master has its own; nothing in the queue is reset
+
+    def _cancel(self) -> float:
+        if not self.stopped:
+            grace = self.cycle.conf.timeouts.graceful
+            self._tell_overdue(
+                "cancelled",
+                f"shutdown lasts: what still runs is cancelled, {grace:g} s (timeouts.graceful)"
+                " are nearly over",
+            )
+            self.serving.server.cancel_running()
+        return NOMORE
 
     def _overdue(self) -> float:
         if not self.stopped:
             server = self.serving.server
-            self.log.warn(
+            self._tell_overdue(
+                "cut",
                 f"shutdown timed out after {self.cycle.conf.timeouts.graceful:g} s:"
                 f" {server.connections} connections cut, {server.requests_running} of them"
-                " with a request"
+                " with a request",
             )
             self.stop()
         return NOMORE
+
+    def _tell_overdue(self, what: str, said: str) -> None:
+        """Which requests do not end: method, target, age and client, a line each."""
+        running = list(self.serving.server.waiting)  # the oldest first
+        if running or what == "cut":
+            self.log.warn(said)
+        now = time.monotonic()
+        for exchange in running[:TOLD_REQUESTS]:
+            self.log.warn(
+                f"{what} after {now - exchange.started:.1f} s: client: {exchange.peer}, request:"
+                f' "{exchange.method} {exchange.target} HTTP/{exchange.version}"',
+                connection=exchange.connection_number,
+            )
+        if len(running) > TOLD_REQUESTS:
+            self.log.warn(f"{what}: {len(running) - TOLD_REQUESTS} more requests")
 
     def retitle(self) -> None:
         """`prefork: worker 2 draining (3 left)`."""

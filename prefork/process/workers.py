@@ -8,7 +8,7 @@ Only one of them can run, so they share the row's `timer`.
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NoReturn
 
 from prefork.log import ErrorLog, errno_text
@@ -130,9 +130,23 @@ class WorkerProcesses:
             told = row.channel.send(Message(command, row.index, row.pid, b""))
         if not told:
             self._kill(row, number)
-        if number == signal.SIGUSR1:
-            return
-        if number == signal.SIGQUIT and not row.exiting and row.cycle is not None:
+        if number != signal.SIGUSR1:
+            self._leaves(row, bounded=number == signal.SIGQUIT)
+
+    def leave(self, row: ProcessSlot, queues: Iterable[int]) -> None:
+        """QUIT at the end of the whole server: one that is ready empties those queues first.
+
+        `queues` are places in its cycle's listeners, which let nobody new in.
+        """
+        payload = " ".join(map(str, queues)).encode()
+        message = Message(Command.DRAIN_QUEUE, row.index, row.pid, payload)
+        if row.ready and row.channel is not None and row.channel.send(message):
+            self._leaves(row, bounded=True)
+        else:
+            self.command(row, signal.SIGQUIT)
+
+    def _leaves(self, row: ProcessSlot, *, bounded: bool) -> None:
+        if bounded and not row.exiting and row.cycle is not None:
             row.disarm()
             grace = row.cycle.conf.timeouts.graceful + MARGIN
             row.timer = self.timers.after(grace, lambda: self._drain_overdue(row, signal.SIGTERM))

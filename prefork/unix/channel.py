@@ -34,6 +34,9 @@ class Command(enum.IntEnum):
     REOPEN = 3
     READY = 4
     FAILED = 5
+    RECYCLE = 10  # from a worker: it asks to be replaced; the payload says why
+    DRAIN_QUEUE = 12  # QUIT of the whole server; the payload numbers the sealed listeners
+    FAREWELL = 20  # the whole server will stop soon: each answer is its connection's last
 
 
 @dataclass(frozen=True, slots=True)

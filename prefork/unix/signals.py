@@ -33,6 +33,7 @@ class SignalFlags:
         "alarm",
         "change_binary",
         "fewer",
+        "insist",
         "interrupt",
         "more",
         "noaccept",
@@ -49,6 +50,7 @@ class SignalFlags:
         self.reap = False
         self.terminate = False
         self.quit = False
+        self.insist = False  # QUIT came while `quit` stood already
         self.reconfigure = False
         self.restart = False  # set by the cycle itself: the new binary died after WINCH
         self.reopen = False
@@ -111,6 +113,12 @@ def unblock_all() -> None:
 def install_master(flags: SignalFlags) -> None:
     for number, name in _MASTER.items():
         signal.signal(number, _setter(flags, name))
+
+    def quit_handler(_number: int, _frame: FrameType | None) -> None:
+        flags.insist = flags.quit
+        flags.quit = True
+
+    signal.signal(signal.SIGQUIT, quit_handler)
 
 
 def install_worker(flags: SignalFlags) -> None:

@@ -1,5 +1,6 @@
 """The response side of an HTTP/1.1 exchange: RFC 9112, and who may have a body by RFC 9110."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from prefork.http.body import Body
@@ -57,6 +58,17 @@ class H1Exchange(Exchange):
     @property
     def client_left(self) -> bool:
         return self.connection.client_gone or self._protocol.saw_eof
+
+    @property
+    def draining(self) -> bool:
+        return self._protocol.server.closing
+
+    @property
+    def stopping(self) -> bool:
+        return self._protocol.server.stopping
+
+    def on_drain(self, fn: Callable[[], None]) -> None:
+        self._protocol.server.on_drain(self, fn)
 
     def reply(self, status: int, fields: bytes, body: bytes) -> None:
         if self.head_sent:

@@ -524,6 +524,11 @@ class H1Protocol:
     def _task_done(self, exchange: H1Exchange, task: "asyncio.Task[None]") -> None:
         exchange.task = None  # the two would hold each other
         self.server.abandoned.discard(exchange)
+        unanswered = not (exchange.head_sent or exchange.finished or self.state is CLOSED)
+        if unanswered and task.cancelled() and self.server.closing:
+            # Its time was over (timeouts.graceful): RFC 9110 section 15.6.4.
+            exchange.keep_alive = False
+            exchange.reply(503, b"Content-Type: text/plain\r\n", b"Service Unavailable\n")
         self._handler_over(exchange, None if task.cancelled() else task.exception())
 
     def _handler_over(self, exchange: H1Exchange, error: BaseException | None) -> None:
