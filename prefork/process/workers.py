@@ -50,6 +50,18 @@ class WorkerProcesses:
         self._proc = proc
         self._log = log  # the current cycle's: a row's own may be closed by then
 
+    def prepare(
+        self,
+        cycle: Cycle,  # noqa: ARG002
+        on_ready: Callable[[], None],
+        on_failed: Callable[[str], None],  # noqa: ARG002
+    ) -> None:
+        """Make ready what the workers of `cycle` are made from, then call one of the two, once.
+
+        Without `preload` there is nothing to make, and `on_ready()` is called at once.
+        """
+        on_ready()
+
     def start(self, cycle: Cycle, number: int, kind: Respawn) -> list[ProcessSlot]:
         """Start `number` workers at once. Raises SpawnError; those made until then live."""
         cycle.error_log.notice("start worker processes")

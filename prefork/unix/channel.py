@@ -34,6 +34,10 @@ class Command(enum.IntEnum):
     REOPEN = 3
     READY = 4
     FAILED = 5
+    HELLO = 6  # an adopted worker: here I am, with my pid
+    ADOPTED = 7  # the master: go on
+    SPAWN = 8  # the master to the mold: make a worker; its channel comes with it
+    PROMOTE = 9  # the master to a worker: become the next mold
     RECYCLE = 10  # from a worker: it asks to be replaced; the payload says why
     DRAIN_QUEUE = 12  # QUIT of the whole server; the payload numbers the sealed listeners
     FAREWELL = 20  # the whole server will stop soon: each answer is its connection's last
