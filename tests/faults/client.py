@@ -56,7 +56,7 @@ OUT = select.EPOLLOUT
 RECORDED = 2000  # failures that are listed one by one; all are counted
 FINE = ("ok", "unserved")
 LINE = b"." * 999 + b"\n"
-DEFAULT_MIX = "get:10,post:3,slow:2,half:2,upload:1,stream:2,old:1,pipe:1"
+DEFAULT_MIX = "get:9,post:2,slow:2,half:2,upload:1,continue:1,chunked:1,stream:2,old:1,pipe:1"
 
 
 class MessageError(Exception):
@@ -104,8 +104,11 @@ class Answer:
         for line in lines:
             name, _, value = line.partition(b":")
             fields[name.strip().lower()] = value.strip().lower()
-        self.status = int(words[1])
         self._data = rest
+        if words[1] == b"100":  # the answer proper comes behind it
+            self._head()
+            return
+        self.status = int(words[1])
         kept = fields.get(b"connection", b"")
         self.close = b"close" in kept or (words[0] == b"HTTP/1.0" and b"keep-alive" not in kept)
         if b"chunked" in fields.get(b"transfer-encoding", b""):
@@ -192,6 +195,18 @@ def pieces_of(request: Request, close: bool) -> list[Piece]:
                 (0.0, start + body[:100_000]),
                 (0.05, body[100_000:200_000]),
                 (0.05, body[200_000:]),
+            ]
+        case "continue":
+            start, body = post(3_000)
+            request.pauses = 0.05
+            return [(0.0, start[:-2] + b"Expect: 100-continue\r\n\r\n"), (0.05, body)]
+        case "chunked":
+            start, body = post(3_000)
+            length = b"Content-Length: %d" % len(body)
+            request.pauses = 0.05
+            return [
+                (0.0, start.replace(length, b"Transfer-Encoding: chunked")),
+                (0.05, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)),
             ]
         case "slow":
             request.pauses = 0.15
