@@ -8,6 +8,7 @@ is buried.
 import time
 from typing import TYPE_CHECKING
 
+from prefork.errors import EXIT_OK
 from prefork.process.boot import Boot
 from prefork.process.spawn import SpawnError
 from prefork.process.table import NO_PROCESS, Death, ProcessSlot, Respawn, reap
@@ -50,6 +51,7 @@ class Children:
             row.ready = True
             self._master.board.slot(row.index).ready_ns = time.time_ns()
             row.last_failure = ""
+            self._forget_crashes(row)
             self._master.interface = message.payload.decode()
             if not row.exiting:
                 row.disarm()
@@ -102,6 +104,7 @@ class Children:
             if not any(boot.postpone(lambda: self._bring_back(row, death)) for boot in self._boots):
                 self._bring_back(row, death)
         else:
+            slot.crashes = 0
             row.release()
             if not master.table.workers() and master.wants_workers:
                 master.cycle.error_log.alert(
@@ -111,12 +114,24 @@ class Children:
     def _bring_back(self, row: ProcessSlot, death: Death) -> None:
         if row.cycle is None or not row.held:
             return  # a reload has given the row away meanwhile
-        wait = row.backoff.delay(was_ready=row.ready, uptime=death.uptime)
+        well = row.ready and death.exit_code == EXIT_OK
+        conf = row.cycle.conf.backoff
+        wait = row.backoff.delay(conf, was_ready=row.ready, uptime=death.uptime, well=well)
         if wait:
-            self._master.cycle.error_log.notice(f"{row.name} comes back in {wait:g} s")
-            row.timer = self._master.timers.after(wait, lambda: self._respawn(row))
+            crashes = row.backoff.crashes
+            self._master.cycle.error_log.notice(
+                f"{row.name} comes back in {wait:.1f} s, after"
+                f" {crashes} crash{'es'[: 2 * (crashes != 1)]} (backoff)"
+            )
+            self._hold(row, wait)
         else:
             self._respawn(row)
+
+    def _hold(self, row: ProcessSlot, seconds: float) -> None:
+        slot = self._master.board.slot(row.index)
+        slot.crashes = row.backoff.crashes
+        slot.comes_back_ns = time.time_ns() + int(seconds * 1e9)
+        row.timer = self._master.timers.after(seconds, lambda: self._respawn(row))
 
     def _respawn(self, row: ProcessSlot) -> None:
         row.timer = None
@@ -125,4 +140,19 @@ class Children:
         try:
             self._master.workers.spawn(row.cycle, Respawn.RESPAWN, row)
         except SpawnError:
-            row.timer = self._master.timers.after(1.0, lambda: self._respawn(row))
+            # No process can be made at all: a reason of the machine's, not of the application's.
+            conf = row.cycle.conf.backoff
+            self._hold(row, row.backoff.delay(conf, was_ready=False, uptime=0.0))
+
+    def _forget_crashes(self, row: ProcessSlot) -> None:
+        """A worker that is ready has a past: see that status does not show it for ever."""
+        if row.cycle is None or not row.backoff.crashes:
+            return
+        pid = row.pid
+
+        def forget() -> None:
+            if row.pid == pid:
+                row.backoff.forget()
+                self._master.board.slot(row.index).crashes = 0
+
+        self._master.timers.after(row.cycle.conf.backoff.forget_after, forget)

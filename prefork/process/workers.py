@@ -93,6 +93,8 @@ class WorkerProcesses:
         slot.pid = row.pid
         slot.boots += 1
         slot.started_ns = time.time_ns()
+        slot.comes_back_ns = 0
+        slot.crashes = row.backoff.crashes
         cycle.error_log.notice(f"start {row.name} {row.pid}")
         row.disarm()
         row.timer = self.timers.after(cycle.conf.timeouts.boot, lambda: self._boot_overdue(row))
@@ -187,7 +189,8 @@ class WorkerProcesses:
     def forget(self, row: ProcessSlot) -> None:
         """Give a row back whose process is gone."""
         self.board.fold(row.index)  # the dead worker's half of its slot is ours to clear: DEAD
-        self.board.slot(row.index).pid = 0
+        slot = self.board.slot(row.index)
+        slot.pid = slot.comes_back_ns = slot.crashes = 0
         row.release()
 
     def _kill(self, row: ProcessSlot, number: signal.Signals) -> None:

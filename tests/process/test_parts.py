@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from prefork.config.sections import Backoff as BackoffConfig
 from prefork.log import ErrorLog, LogFile
 from prefork.process.boot import Boot
 from prefork.process.commands import FAILED, LONGEST_TEXT, OK, PENDING, Commands, shortened
@@ -94,13 +95,27 @@ def test_the_alarm_is_set_for_the_nearest_and_off_without_one(
 
 
 def test_back_off() -> None:
-    served = Backoff()
-    assert [served.delay(was_ready=True, uptime=1.0) for _ in range(5)] == [0, 1, 2, 4, 8]
-    assert served.delay(was_ready=True, uptime=60.0) == 0
-    assert served.delay(was_ready=False, uptime=60.0) == 1
-    stillborn = Backoff()
-    waits = [stillborn.delay(was_ready=False, uptime=0.1) for _ in range(9)]
+    conf = BackoffConfig(first=1.0, longest=60.0, forget_after=60.0)
+    served = Backoff(dice=lambda: 0.0)
+    waits = [served.delay(conf, was_ready=True, uptime=1.0) for _ in range(5)]
+    assert waits == [0, 1, 2, 4, 8]
+    assert served.crashes == 5
+    assert served.delay(conf, was_ready=True, uptime=60.0) == 0
+    assert served.delay(conf, was_ready=False, uptime=60.0) == 1
+    stillborn = Backoff(dice=lambda: 0.0)
+    waits = [stillborn.delay(conf, was_ready=False, uptime=0.1) for _ in range(9)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_back_off_as_configured() -> None:
+    conf = BackoffConfig(first=0.5, longest=3.0, forget_after=5.0)
+    slot = Backoff(dice=lambda: 1.0)
+    waits = [slot.delay(conf, was_ready=False, uptime=0.1) for _ in range(5)]
+    assert waits == pytest.approx([0.4, 0.8, 1.6, 2.4, 2.4])
+    assert slot.delay(conf, was_ready=True, uptime=0.1, well=True) == 0
+    assert slot.crashes == 5  # who leaves in peace neither adds a crash nor forgives one
+    assert slot.delay(conf, was_ready=True, uptime=6.0) == 0
+    assert slot.crashes == 1
 
 
 class Outcome:
