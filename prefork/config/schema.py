@@ -77,6 +77,16 @@ class Config(Struct, frozen=True, kw_only=True):
             known_as=("worker_threads", "blocking_threads", "gthread"),
         ),
     ] = 0
+    lifespan: Annotated[
+        Literal["auto", "on", "off"],
+        Option(
+            Choice("auto", "on", "off"),
+            "Whether an ASGI application is told of its worker's start and end. `auto` tries, and "
+            "serves one that raises at it without; with `on` that is a failed boot. An application "
+            "that reports a failed start-up never serves.",
+            example='"on"',
+        ),
+    ] = "auto"
     preload: Annotated[
         bool,
         Option(

@@ -148,6 +148,10 @@ class Exchange(ABC):
         """The whole response at once. `fields` is b"Name: value\\r\\n" lines."""
 
     @abstractmethod
+    def close_after(self) -> None:
+        """The connection is to end with this response; to be called before its head."""
+
+    @abstractmethod
     def start(self, status: int, fields: bytes, length: int | None) -> None:
         """Begin a streamed response; `length` None when it is not known."""
 

@@ -42,4 +42,8 @@ def host(application: Any, conf: "Config") -> Hosted:
     # Imported by need: a worker pays for the one interface it has.
     if found.interface == "onion":
         return Hosted(str(found), application)
+    if found.interface == "asgi":
+        from prefork.gateway.asgi import AsgiHost
+
+        return Hosted(str(found), AsgiHost(application, lifespan=conf.lifespan))
     raise AppLoadError(f'app "{conf.app}": it is {found}, which is not hosted yet')

@@ -186,6 +186,9 @@ class Worker:
         self._log_records()
         try:
             self.loop.run_until_complete(application.startup())
+        except OperatorError as error:
+            cause = f"\n{user_traceback(error.__cause__)}" if error.__cause__ else ""
+            raise AppLoadError(f'app "{spec}": {error}{cause}') from None
         except (Exception, SystemExit) as error:
             # Not KeyboardInterrupt: a single process that boots is stopped by one.
             raise AppLoadError(
@@ -397,6 +400,8 @@ class Worker:
             # "Event loop stopped before Future completed": a TERM came while the hooks ran.
             if not self._fast:
                 self.log.error("on_shutdown failed", exc=error)
+        except OperatorError as error:
+            self.log.error(f"shutting down the application: {error}", exc=error.__cause__)
         except (Exception, *_EXITS) as error:
             self.log.error("on_shutdown failed", exc=error)
 

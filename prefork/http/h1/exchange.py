@@ -70,6 +70,9 @@ class H1Exchange(Exchange):
     def on_drain(self, fn: Callable[[], None]) -> None:
         self._protocol.server.on_drain(self, fn)
 
+    def close_after(self) -> None:
+        self.keep_alive = False
+
     def reply(self, status: int, fields: bytes, body: bytes) -> None:
         if self.head_sent:
             raise RuntimeError("the response has begun already")

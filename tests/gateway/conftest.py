@@ -1,0 +1,42 @@
+"""`asgi`: an ASGI application behind the `wire` of tests/http (see the head of its conftest).
+
+def test_something(asgi):
+    w = asgi(app)
+    assert w.connect().get("/").status == 200
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefork.event.executor import Executor
+from prefork.gateway.asgi import AsgiHost
+
+_spec = importlib.util.spec_from_file_location(
+    "http_wire", Path(__file__).parents[1] / "http" / "conftest.py"
+)
+assert _spec is not None
+assert _spec.loader is not None
+_http = importlib.util.module_from_spec(_spec)
+sys.modules["http_wire"] = _http  # dataclasses look their module up
+_spec.loader.exec_module(_http)
+
+wire = _http.wire
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def asgi(wire: Make) -> Make:
+    def make(app: Any, *, lifespan: str = "off", root_path: str = "", **settings: Any) -> Any:
+        w = wire(**settings)
+        host = AsgiHost(app, lifespan=lifespan, root_path=root_path)
+        w.loop.run_until_complete(host.startup())
+        w.server.handler = host.callback(executor=Executor(w.loop, 1), error_log=w.server.error_log)
+        w.host = host
+        return w
+
+    return make
