@@ -51,6 +51,10 @@ class Deadlines(Generic[T]):
         """`item` has no deadline of this kind any more."""
         self._since.pop(item, None)
 
+    def clear(self) -> None:
+        """Nothing has a deadline of this kind any more."""
+        self._since.clear()
+
     def shorten(self, timeout: float) -> None:
         """From now on the time is `timeout`, also for those whose time runs already."""
         if timeout < self.timeout:

@@ -18,6 +18,7 @@ from prefork.http.exchange import Exchange, Handler
 from prefork.http.h1.head import HostCheck
 from prefork.http.h1.parser import HeadParser
 from prefork.http.h1.protocol import H1Protocol
+from prefork.http.patience import Patience
 from prefork.http.status import REASONS, STATUS_LINES
 from prefork.net.connection import Connection, Pool
 from prefork.scoreboard import BUSY_SINCE, OK_RESPONSES, Slot
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import socket
 
     from prefork.config.schema import Limits, Timeouts
+    from prefork.event.executor import Executor
     from prefork.http.accesslog import AccessLog
     from prefork.http.h1.exchange import H1Exchange
     from prefork.log import ErrorLog
@@ -53,8 +55,13 @@ class HttpServer:
         error_log: "ErrorLog",
         access_log: "AccessLog | None" = None,
         slot: Slot | None = None,
+        executor: "Executor | None" = None,
+        slow_request: float = 0.0,
     ) -> None:
-        """Without a `slot` nobody sees what this server does."""
+        """Without a `slot` nobody sees what this server does.
+
+        `slow_request` is in seconds, 0 is off. `executor` is where handlers have their threads.
+        """
         self.loop = loop
         self.spawn: Callable[..., asyncio.Task[None]] = loop.spawn
         self.reactor = loop.reactor
@@ -112,6 +119,11 @@ class HttpServer:
         self.note, self.place = self.slot.notebook()
         # Requests that did not end in their first step, in the order they began, and since when.
         self.waiting: dict[H1Exchange, float] = {}
+        self.patience: Patience | None = None
+        if slow_request or timeouts.request:
+            self.patience = Patience(
+                self.reactor, error_log, executor, slow=slow_request, limit=timeouts.request
+            )
         self._oldest: H1Exchange | None = None
         self._measured = 0  # requests whose latency has been counted
         self._others = 0  # responses that were no 2xx
@@ -181,6 +193,8 @@ class HttpServer:
         if began is not None:
             self._measured += 1
             self.slot.took(self.clock() - began)
+            if self.patience is not None:
+                self.patience.end(exchange)
 
     # Around the sleep
 
@@ -235,6 +249,11 @@ class HttpServer:
     def requests_running(self) -> int:
         """How many requests are between their head and the end of their response."""
         return sum(1 for protocol in self._protocols() if protocol.running)
+
+    def exchanges(self) -> "list[H1Exchange]":
+        """The requests between their head and the end of their response."""
+        running = [one.exchange for one in self._protocols() if one.exchange is not None]
+        return sorted(running, key=lambda exchange: exchange.started)
 
     def _protocols(self) -> Iterator[H1Protocol]:
         for connection in list(self.pool.connections):

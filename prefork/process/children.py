@@ -60,6 +60,10 @@ class Children:
         elif message.command is Command.FAILED:
             row.failure = message.payload.decode(errors="replace")
             self._say_failure(row)
+        elif message.command is Command.BUSY:
+            self._master.watchdog.busy(row)
+        elif message.command is Command.STUCK:
+            self._master.watchdog.stuck(row, message.payload.decode(errors="replace"))
 
     def _say_failure(self, row: ProcessSlot) -> None:
         """One traceback, not one per worker and not one per attempt."""
@@ -74,7 +78,13 @@ class Children:
     def reap(self) -> None:
         """Collect the dead, and fill their rows again."""
         master = self._master
-        for death in reap(master.table, master.cycle.error_log):
+        for death in reap(
+            master.table,
+            master.cycle.error_log,
+            account=master.watchdog.account,
+            on_stopped=master.watchdog.stopped,
+            on_continued=master.watchdog.continued,
+        ):
             self._read_channel(death.row)  # its last words are still in there
             if death.row.detached:
                 master.upgrade.died(death.row, death.text)
@@ -88,6 +98,7 @@ class Children:
         slot.last_exit = death.status + 1
         slot.pid = 0
         master.board.fold(row.index)
+        master.watchdog.forget(row)
         row.disarm()
         if row.channel is not None:
             row.channel.close()
@@ -114,7 +125,8 @@ class Children:
     def _bring_back(self, row: ProcessSlot, death: Death) -> None:
         if row.cycle is None or not row.held:
             return  # a reload has given the row away meanwhile
-        well = row.ready and death.exit_code == EXIT_OK
+        well = row.blameless or (row.ready and death.exit_code == EXIT_OK)
+        row.blameless = False
         conf = row.cycle.conf.backoff
         wait = row.backoff.delay(conf, was_ready=row.ready, uptime=death.uptime, well=well)
         if wait:

@@ -25,10 +25,12 @@ from prefork.process.reload import Reload
 from prefork.process.retired import RetiredListeners
 from prefork.process.service import Service
 from prefork.process.spawn import SpawnError, close_siblings
+from prefork.process.stacks import Stacks
 from prefork.process.succession import Succession
 from prefork.process.table import ProcessSlot, ProcessTable, Respawn
 from prefork.process.timers import Timers
 from prefork.process.upgrade import Predecessor, Upgrade
+from prefork.process.watchdog import Watchdog
 from prefork.process.workers import WorkerProcesses
 from prefork.scoreboard import Scoreboard, fallback_path_beside
 from prefork.unix import signals
@@ -200,6 +202,7 @@ class Master:
             if self.pid_file is not None:
                 self.pid_file.unlink()
             raise
+        self.stacks = Stacks.create()
         self.flags = signals.SignalFlags()
         self.timers = Timers()
         self.table = ProcessTable(self.board.slots)
@@ -207,6 +210,8 @@ class Master:
             self.table, self.board, self.timers, self._worker, lambda: self.cycle.error_log
         )
         self.children = Children(self)
+        self.watchdog = Watchdog(self)
+        self.workers.on_overdue = self.watchdog.boot_overdue
         self.retired = RetiredListeners(self.table)
         self.commands = Commands(self.board)
         self.upgrade = Upgrade(self)
@@ -288,6 +293,7 @@ class Master:
             channel,
             self.board.slot(row.index),
             self._pid,
+            stacks=self.stacks,
             detach=self.in_background,
         )
 

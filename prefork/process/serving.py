@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 
 from prefork.event.bridge import ReactorLoop
+from prefork.event.executor import Executor
 from prefork.event.reactor import NOMORE
 from prefork.http.accesslog import AccessLog
 from prefork.http.exchange import Handler
@@ -22,7 +23,14 @@ class Serving:
     """Made ready by the constructor, accepting after `start`."""
 
     def __init__(
-        self, cycle: Cycle, loop: ReactorLoop, handler: Handler, slot: Slot | None, *, shared: bool
+        self,
+        cycle: Cycle,
+        loop: ReactorLoop,
+        handler: Handler,
+        slot: Slot | None,
+        *,
+        executor: Executor,
+        shared: bool,
     ) -> None:
         """`shared`: other processes accept from the same sockets."""
         self.cycle = cycle
@@ -46,6 +54,8 @@ class Serving:
             error_log=cycle.error_log,
             access_log=self._access_log,
             slot=slot,
+            executor=executor,
+            slow_request=conf.slow_request,
         )
         self._acceptors = [
             Acceptor(loop.reactor, one, self.server.accept, cycle.error_log, exclusive=shared)

@@ -6,6 +6,8 @@ respawned worker keeps its row; a new generation takes free ones beside the old.
 """
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from enum import Enum, auto
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from prefork.process.cycle import Cycle
 
 NO_PROCESS = -1
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
 
 
 class Respawn(Enum):
@@ -52,6 +55,7 @@ class ProcessSlot(Struct, eq=False):
     exiting: bool = False
     ready: bool = False
     held: bool = False
+    blameless: bool = False  # we ended it, for what a request of it did: no reason to wait
     started: float = 0.0
     failure: str = ""  # what the worker said of its own boot before it died
     last_failure: str = ""  # of the life before: the same text is not logged twice
@@ -84,7 +88,7 @@ class ProcessSlot(Struct, eq=False):
         self.pid = NO_PROCESS
         self.cycle = None
         self.held = self.respawn = self.just_spawn = self.detached = False
-        self.exiting = self.ready = False
+        self.exiting = self.ready = self.blameless = False
 
 
 class TableFullError(Exception):
@@ -133,15 +137,24 @@ class ProcessTable:
 
 
 class Death(Struct, frozen=True):
-    """How a child ended: its row, the raw wait status, and how long it lived in seconds."""
+    """How a child ended: its row, the raw wait status, the seconds it lived.
+
+    `peak_rss` is the most memory it ever had resident, in bytes.
+    """
 
     row: ProcessSlot
     status: int
     uptime: float
+    peak_rss: int = 0
 
     @property
     def exit_code(self) -> int | None:
         return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
+
+    @property
+    def killed(self) -> bool:
+        """On SIGKILL, which leaves no trace of who sent it."""
+        return os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
 
     @property
     def text(self) -> str:
@@ -158,30 +171,45 @@ def describe(status: int) -> str:
 
 
 def reap(
-    table: ProcessTable, log: ErrorLog, clock: Callable[[], float] = time.monotonic
+    table: ProcessTable,
+    log: ErrorLog,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    account: Callable[[Death], list[str]] = lambda _: [],
+    on_stopped: Callable[[ProcessSlot, int], None] = lambda *_: None,
+    on_continued: Callable[[ProcessSlot], None] = lambda _: None,
 ) -> list[Death]:
     """Collect every child that has ended (nginx: `ngx_process_get_status`).
 
-    Each is logged. A child that is in no row is a stranger: somebody's orphan, given to us as
-    process 1 or as a subreaper; it is collected and forgotten.
+    Each is logged, with what `account(death)` knows of it. A child that is in no row is a stranger:
+    somebody's orphan, given to us as process 1 or as a subreaper; it is collected and forgotten.
+    One that was stopped (by that signal) or goes on is no death, and told of apart.
     """
     deaths: list[Death] = []
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
         except ChildProcessError:
             return deaths
         if pid == 0:
             return deaths
         row = table.by_pid(pid)
+        if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
+            if row is not None and not row.detached:
+                if os.WIFSTOPPED(status):
+                    on_stopped(row, os.WSTOPSIG(status))
+                else:
+                    on_continued(row)
+            continue
         if row is None:
             log.info(f"unknown process {pid} {describe(status)}")
             continue
-        death = Death(row, status, clock() - row.started)
+        death = Death(row, status, clock() - row.started, usage.ru_maxrss * _RSS_UNIT)
         write = log.notice if death.exit_code is not None else log.alert
         if os.WIFSIGNALED(status) and row.exiting:
             write = log.notice  # we asked for it
-        write(f"{row.name} {pid} {death.text} after {death.uptime:.1f} s")
+        said = f"{row.name} {pid} {death.text} after {death.uptime:.1f} s"
+        write("\n".join((said, *account(death))))
         if death.exit_code == EXIT_FATAL and row.respawn:
             log.alert(
                 f"{row.name} {pid} exited with fatal code {EXIT_FATAL} and cannot be respawned"

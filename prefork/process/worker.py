@@ -23,11 +23,15 @@ from prefork.event.wakeup import Wakeup
 from prefork.log import ErrorLog, LoggingHandler, errno_text
 from prefork.net.listener import Listener
 from prefork.process import parent
+from prefork.process.awake import Awake
 from prefork.process.cycle import Cycle
 from prefork.process.hosting import Hostable, host
 from prefork.process.loading import AppLoadError, load_application, user_traceback
 from prefork.process.serving import Serving
+from prefork.process.stacks import Stacks
 from prefork.process.table import ProcessSlot
+from prefork.process.watchdog import check_interval
+from prefork.process.witness import Witness
 from prefork.scoreboard import Slot, SlotState
 from prefork.unix import identity, limits, signals
 from prefork.unix.channel import Channel, Command, Message
@@ -44,17 +48,25 @@ _EXITS: Final = (SystemExit, KeyboardInterrupt)
 
 
 def worker_process_cycle(
-    cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int, *, detach: bool
+    cycle: Cycle,
+    row: ProcessSlot,
+    channel: Channel,
+    slot: Slot,
+    master: int,
+    *,
+    stacks: Stacks,
+    detach: bool,
 ) -> NoReturn:
     """A forked child's whole life, from the limits to `os._exit`.
 
-    `master` is its parent's pid; `detach` says that the server is in the background.
+    `master` is its parent's pid; `stacks` is where it says what it does when it hangs; `detach`
+    says that the server is in the background.
     """
     code = EXIT_FAILED
     log = cycle.error_log
     try:
         set_title(f"prefork: {row.name}")
-        code = _run(cycle, row, channel, slot, master, detach)
+        code = _run(cycle, row, channel, slot, master, stacks, detach)
     except BaseException as error:
         log.alert(f"{row.name} ends by an error of prefork's own", exc=error)
     finally:
@@ -62,7 +74,13 @@ def worker_process_cycle(
 
 
 def _run(
-    cycle: Cycle, row: ProcessSlot, channel: Channel, slot: Slot, master: int, detach: bool
+    cycle: Cycle,
+    row: ProcessSlot,
+    channel: Channel,
+    slot: Slot,
+    master: int,
+    stacks: Stacks,
+    detach: bool,
 ) -> int:
     flags = signals.SignalFlags()
 
@@ -78,17 +96,21 @@ def _run(
     parent.die_with(master)
     signals.install_worker(flags)
     _stop_at_once()
+    witness = Witness(stacks, row.index, cycle.error_log)
+    witness.stand()
     signals.unblock_all()
     worker = Worker(cycle, flags, row.name, slot)
+    witness.loop, witness.executor = worker.loop, worker.executor
     try:
         worker.boot()
-        signals.install_worker(
-            flags
-        )  # from now on a signal is a flag, and the reactor wakes for it
+        # From now on a signal is a flag, and the reactor wakes for it.
+        signals.install_worker(flags, again=True)
         worker.start(shared=True)
     except OperatorError as error:
         return failed(str(error), EXIT_FAILED)
+    witness.server = worker.serving.server
     worker.listen_to(channel)
+    worker.report_to(channel, row.index)
     parent.outlive()
     if detach:
         _let_the_terminal_go(cycle)
@@ -162,6 +184,7 @@ class Worker:
         self._wakeup: Wakeup | None = None
         self.executor = Executor(self.loop)
         self.serving: Serving
+        self.awake: Awake
         self._application: Hostable
         self._deadline = 0.0
         self._whole = False  # it is the whole server that stops
@@ -203,11 +226,12 @@ class Worker:
         """
         self._wakeup = Wakeup(self.reactor)
         self.serving = self.serve(self.cycle, shared=shared)
+        self.awake = Awake(self.serving.server)
         self.serving.start()
 
     def serve(self, cycle: Cycle, *, shared: bool) -> Serving:
         handler = self._application.callback(executor=self.executor, error_log=cycle.error_log)
-        return Serving(cycle, self.loop, handler, self.slot, shared=shared)
+        return Serving(cycle, self.loop, handler, self.slot, executor=self.executor, shared=shared)
 
     def adopt(self, cycle: Cycle) -> Serving:
         """Serve by `cycle` from now on; the serving there was is returned, to be drained."""
@@ -248,6 +272,8 @@ class Worker:
                     self.flags.terminate = True
                 elif message.command is Command.REOPEN:
                     self.flags.reopen = True
+                elif message.command is Command.TOLD and self.serving.server.patience is not None:
+                    self.serving.server.patience.told()
             if channel.eof:
                 self.reactor.delete_file_event(fd, READABLE)
                 self.log.warn("the master process is gone: leaving")
@@ -257,6 +283,23 @@ class Worker:
 
         fd = channel.fileno()
         self.reactor.create_file_event(fd, READABLE, on_readable)
+
+    def report_to(self, channel: Channel, index: int) -> None:
+        """Tell the master what only we can see: that we are awake, that a thread is stuck."""
+        pid = os.getpid()
+
+        def busy() -> float:
+            channel.send(Message(Command.BUSY, index, pid))
+            return self.reactor.now + every
+
+        def stuck(text: str) -> None:
+            channel.send(Message(Command.STUCK, index, pid, text.encode()))
+
+        every = check_interval(self.cycle.conf)
+        if every:
+            self.awake.look(busy)
+        if self.serving.server.patience is not None:
+            self.serving.server.patience.on_stuck = stuck
 
     def before_sleep(self) -> None:
         """What the flags ask for, once a turn."""

@@ -48,6 +48,7 @@ class WorkerProcesses:
         self.board = board
         self.timers = timers
         self._proc = proc
+        self.on_overdue: Callable[[ProcessSlot, str], None] = lambda row, _: self.kill(row)
         self._log = log  # the current cycle's: a row's own may be closed by then
 
     def prepare(
@@ -193,6 +194,10 @@ class WorkerProcesses:
         slot.pid = slot.comes_back_ns = slot.crashes = 0
         row.release()
 
+    def kill(self, row: ProcessSlot) -> None:
+        """At once."""
+        self._kill(row, signal.SIGKILL)
+
     def _kill(self, row: ProcessSlot, number: signal.Signals) -> None:
         # No pidfd: a child's number is not given to another process before we have reaped it.
         try:
@@ -206,10 +211,10 @@ class WorkerProcesses:
         row.timer = None
         if row.cycle is None or row.ready or not row.living:
             return
-        seconds = row.cycle.conf.timeouts.boot
-        row.failure = f"{row.name} was not ready within {seconds:g} s (timeouts.boot)"
-        self._log().error(f"{row.name} {row.pid} was not ready within {seconds:g} s: kill")
-        self._kill(row, signal.SIGKILL)
+        row.failure = (
+            f"{row.name} was not ready within {row.cycle.conf.timeouts.boot:g} s (timeouts.boot)"
+        )
+        self.on_overdue(row, f"{row.name} {row.pid}: {row.failure}")
 
     def _drain_overdue(self, row: ProcessSlot, number: signal.Signals) -> None:
         if row.cycle is None or not row.living:

@@ -86,8 +86,9 @@ _WORKER: Final[dict[int, str]] = {
     signal.SIGUSR1: "reopen",
 }
 # CHLD and ALRM go back to the application: subprocess and asyncio want the first, its own
-# timers the second. INT and WINCH come from the terminal to the whole group; HUP, USR2, TTIN
-# and TTOU mean something to the master only; IO would kill by default.
+# timers the second. INT and WINCH come from the terminal to the whole group; HUP, TTIN and TTOU
+# mean something to the master only; IO would kill by default. USR2 asks a worker for its stacks
+# (see `prefork.process.witness`), which answers from before the application is imported.
 _WORKER_DEFAULT: Final = (signal.SIGCHLD, signal.SIGALRM)
 _WORKER_UNHEARD: Final = (
     signal.SIGINT,
@@ -121,15 +122,20 @@ def install_master(flags: SignalFlags) -> None:
     signal.signal(signal.SIGQUIT, quit_handler)
 
 
-def install_worker(flags: SignalFlags) -> None:
-    """A forked child's handlers. The mask stays as it is: call `unblock_all` next."""
+def install_worker(flags: SignalFlags, *, again: bool = False) -> None:
+    """A forked child's handlers. The mask stays as it is: call `unblock_all` next.
+
+    `again`: once more, after the application may have put its own in their place. That of USR2
+    is let stand, whosever it is.
+    """
     signal.set_wakeup_fd(-1)  # the parent's pipe: our signals would wake the parent
     for number, name in _WORKER.items():
         signal.signal(number, _setter(flags, name))
     for number in _WORKER_DEFAULT:
         signal.signal(number, signal.SIG_DFL)
     for number in _WORKER_UNHEARD:
-        signal.signal(number, _unheard)
+        if number != signal.SIGUSR2 or not again:
+            signal.signal(number, _unheard)
 
 
 def reset_for_exec() -> None:

@@ -138,9 +138,10 @@ def test_a_worker_that_never_gets_ready_fails_the_reload(daemon: "Daemons") -> N
     server = daemon(timeouts={"boot": 2})
     before = server.pids()
     server.write_app("import time\ntime.sleep(60)\n")
-    server.expect("reload failed|was not ready within 2 s|exited on signal 9")
+    server.expect("reload failed|was not ready within 2 s|exited on signal 6")
     server.send(signal.SIGHUP)
-    server.wait_for(r"worker 2 \d+ was not ready within 2 s: kill")
+    server.wait_for(r"worker 2 \d+: worker 2 was not ready within 2 s \(timeouts.boot\)")
+    assert f'File "{server.directory}/application.py", line 2 in <module>' in server.log
     server.wait_for("reload failed, generation 1 serves on")
     server.wait_for(lambda: server.pids() == before)
 

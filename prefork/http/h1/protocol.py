@@ -298,6 +298,8 @@ class H1Protocol:
             exchange.task = task
             if not exchange.finished:
                 server.waiting[exchange] = started
+                if server.patience is not None:
+                    server.patience.begin(exchange)
             # A handler may go on after its answer, while the next request runs already.
             task.add_done_callback(partial(self._task_done, exchange))
         elif not exchange.finished or task.exception() is not None:

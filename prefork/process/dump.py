@@ -1,0 +1,90 @@
+"""Asking a worker for its stacks, from the master: without waiting for the answer.
+
+The worker's half is `prefork.process.witness`. The answer comes in two parts, C's at once and
+Python's when it can; a worker that hangs in C gives the first only.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+from prefork.process.stacks import FULL, Stacks, end_mark
+from prefork.process.table import ProcessSlot
+from prefork.process.timers import Timers
+
+# Below this frame a worker's stack is its master's, from before the fork.
+_WORKER: Final = "in worker_process_cycle"
+
+_LOOK_EVERY: Final = 0.02  # seconds, while an answer is waited for
+_FOR_PYTHON: Final = 1.0  # seconds that Python has after C has answered
+_FOR_C: Final = 3.0  # on a machine with much to do
+
+
+class Answer(Struct, frozen=True):
+    """`text` may be empty; `whole`: Python runs in it, and has said what it knows."""
+
+    text: str
+    whole: bool
+
+
+def answer(data: bytes, pid: int) -> Answer:
+    """What stands in a region since the question."""
+    text, mark, _ = data.partition(end_mark(pid))
+    return Answer(text.decode("utf-8", "replace").rstrip("\n"), bool(mark))
+
+
+def lines(said: Answer) -> list[str]:
+    """For the log and for people."""
+    out = without_ancestors(said.text)
+    if not out:
+        out.append("it gives no stacks: stopped, or the application has taken SIGUSR2")
+    elif not said.whole:
+        out.append("Python does not run in it: its requests and tasks cannot be told from inside")
+    return out
+
+
+def without_ancestors(text: str) -> list[str]:
+    """The lines of faulthandler's `text`, without what a worker's stack has of its master's."""
+    out: list[str] = []
+    ancestors = False
+    for line in text.splitlines():
+        ancestors = ancestors and line.startswith("  File ")
+        if not ancestors:
+            out.append(line)
+        ancestors = ancestors or line.endswith(_WORKER)
+    return out
+
+
+def ask(
+    timers: Timers, stacks: Stacks, row: ProcessSlot, on_answer: Callable[[Answer], None]
+) -> None:
+    """Have the worker in `row` dump; `on_answer` comes later, unless the worker dies first."""
+    pid = row.pid
+    begin = stacks.used(row.index)
+    began = timers.clock()
+    first = 0.0  # when C had answered
+
+    def look() -> None:
+        nonlocal begin, first
+        if row.pid != pid:
+            return
+        if stacks.used(row.index) < begin:
+            begin = 0  # it has made room, and this answer is what it kept
+        said = answer(stacks.read(row.index, begin), pid)
+        now = timers.clock()
+        if said.text and not first:
+            first = now
+        if said.whole or (first and now - first > _FOR_PYTHON) or now - began > _FOR_C:
+            on_answer(said)
+        else:
+            timers.after(_LOOK_EVERY, look)
+
+    if begin < FULL:
+        try:
+            os.kill(pid, signal.SIGUSR2)
+        except OSError:
+            return  # it has ended, and its SIGCHLD is on the way
+    timers.after(_LOOK_EVERY, look)

@@ -1,0 +1,99 @@
+"""What a worker can tell of itself when it is asked, or when it dies: the worker's half.
+
+SIGUSR2 is the question. faulthandler answers first, in C: the stacks of all threads, whatever the
+interpreter is doing, be it holding its lock inside a library. Then it passes the signal on to the
+handler that stood before, which is Python's: it runs as soon as Python can, and adds what only
+Python knows, the running requests and the tree of asyncio's tasks. So what is written shows at once
+how far the worker is gone. SEGV, ABRT and their like leave the stacks too.
+
+All this stands before the application is imported, for an import may hang as well. An application
+that installs a handler of its own for SIGUSR2 loses these answers and nothing else.
+"""
+
+import asyncio
+import faulthandler
+import os
+import signal
+import time
+from types import FrameType
+from typing import Final
+
+from prefork.event import tasks
+from prefork.event.bridge import ReactorLoop
+from prefork.event.executor import Executor
+from prefork.http.server import HttpServer
+from prefork.log import ErrorLog
+from prefork.process.stacks import REGION, Stacks, end_mark
+
+# From here on, what was written before the last answer is given up to make room.
+_CROWDED: Final = REGION // 4
+
+
+class Witness:
+    """Stands in one worker, or in anything that boots like one."""
+
+    def __init__(self, stacks: Stacks, index: int, log: ErrorLog) -> None:
+        """`index` is the number of the slot, whose region is written to."""
+        self._begin = index * REGION
+        self._answered = self._begin  # where the last answer ended
+        self._region = stacks.open_region(index)
+        # Without the region the stacks stand in the error log as they come.
+        self._fd = self._region if self._region >= 0 else log.fd
+        self.loop: ReactorLoop | None = None
+        self.executor: Executor | None = None
+        self.server: HttpServer | None = None
+
+    def stand(self) -> None:
+        """Answer from now on. In the main thread, with SIGUSR2 still blocked or handled."""
+        # In this order: faulthandler passes on to the handler it finds.
+        signal.signal(signal.SIGUSR2, self._asked)
+        faulthandler.register(signal.SIGUSR2, file=self._fd, all_threads=True, chain=True)
+        faulthandler.enable(file=self._fd, all_threads=True)
+
+    def _asked(self, _number: int, _frame: FrameType | None) -> None:
+        # Between any two bytecodes of whatever hangs: no lock may be taken here, no log be used.
+        try:
+            lines = self._account()
+        except Exception as error:
+            lines = [f"the rest cannot be told: {type(error).__name__}: {error}"]
+        text = "".join(f"{line}\n" for line in lines)
+        os.write(self._fd, text.encode("utf-8", "backslashreplace") + end_mark(os.getpid()))
+        if self._region >= 0:
+            self._make_room()
+
+    def _account(self) -> list[str]:
+        threads = None if self.executor is None else self.executor.thread_lines
+        lines: list[str] = []
+        told: set[asyncio.Task[None]] = set()
+        if self.server is not None:
+            now = time.monotonic()
+            exchanges = self.server.exchanges()
+            lines.append(f"requests running: {len(exchanges)}")
+            for exchange in exchanges:
+                age = now - exchange.started
+                lines.append(
+                    f"request {exchange.method} {exchange.target},"
+                    f" {age:.1f} s, client: {exchange.peer}"
+                )
+                if exchange.task is None:
+                    lines.append("  runs right now")
+                else:
+                    lines += tasks.stack(exchange.task, threads)
+                    told.add(exchange.task)
+        if self.loop is not None:
+            others = asyncio.all_tasks(self.loop) - told
+            if others:
+                lines.append(f"other tasks: {len(others)}")
+                lines += tasks.forest(others, threads)
+        return lines
+
+    def _make_room(self) -> None:
+        """Before the region is full: keep the last answer, at the beginning."""
+        end = os.lseek(self._region, 0, os.SEEK_CUR)
+        if end - self._begin > _CROWDED and self._answered > self._begin:
+            kept = os.pread(self._region, end - self._answered, self._answered)
+            # First empty: who reads meanwhile must not see the end of an answer that is not his.
+            os.pwrite(self._region, bytes(end - self._begin), self._begin)
+            os.lseek(self._region, self._begin, os.SEEK_SET)
+            os.write(self._region, kept)
+        self._answered = os.lseek(self._region, 0, os.SEEK_CUR)
