@@ -30,7 +30,7 @@ def reload(server: "Server") -> None:
 def gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except OSError:
         return True
 
 
@@ -40,7 +40,7 @@ def workers(server: "Server", master: int) -> list[int]:
     for pid in server.pids(master):
         try:
             title = Path(f"/proc/{pid}/cmdline").read_text()
-        except FileNotFoundError:
+        except OSError:
             continue
         if "worker" in title and "draining" not in title:
             found.append(pid)

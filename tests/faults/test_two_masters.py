@@ -20,7 +20,7 @@ LONG = pytest.param(15, marks=[pytest.mark.stress, pytest.mark.timeout(900)])
 def gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
+    except OSError:
         return True
 
 
@@ -37,7 +37,7 @@ def workers(server: "Server", master: int) -> int:
     for pid in server.pids(master):
         try:
             found += "worker" in Path(f"/proc/{pid}/cmdline").read_text()
-        except FileNotFoundError:
+        except OSError:
             pass
     return found
 
