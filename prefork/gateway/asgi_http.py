@@ -7,6 +7,11 @@ What applications get wrong is an error at their own `send`, with a text that sa
 there. Once the client has left, `send` raises ClientDisconnectedError, an OSError, and `receive`
 gives `http.disconnect`. It gives that also to a client which closed its side and may still read:
 nothing tells the two apart before something is sent, and an answer is still sent to both.
+
+A worker that drains lets responses run to their end, for a download has one. A stream of events
+(`text/event-stream`) has none, and its client comes back by itself: `receive` gives
+`http.disconnect`, the next `send` completes the response and raises. What else has no end is
+cancelled when timeouts.graceful is nearly over, like every handler.
 """
 
 import asyncio
@@ -85,6 +90,7 @@ class HttpTalk:
 
     __slots__ = (
         "_burst",
+        "_drained",
         "_fields",
         "_length",
         "_log",
@@ -109,6 +115,7 @@ class HttpTalk:
         self._log = log
         self._status = 0  # as started; the head may not be written yet
         self._received = False  # the request was received whole
+        self._drained = False  # the worker leaves, and this is a stream of events
         self._refused = False  # we answered the request in the application's place
         self._over = False  # the body was sent whole, and trailers are to come
         self._woken: asyncio.Event | None = None
@@ -154,13 +161,21 @@ class HttpTalk:
     async def _disconnect(self) -> Message:
         """Wait until there is nothing more to be received or sent."""
         exchange = self.exchange
-        while not (exchange.finished or exchange.client_left or exchange.body.failed):
+        if not self._is_over():
             if self._woken is None:
                 self._woken = asyncio.Event()
                 exchange.on_client_left = self._wake
             await self._woken.wait()
         self.told = True
         return {"type": _DISCONNECT}
+
+    def _is_over(self) -> bool:
+        exchange = self.exchange
+        return exchange.finished or exchange.client_left or exchange.body.failed or self._drained
+
+    def _drain(self) -> None:
+        self._drained = True
+        self._wake()
 
     def _wake(self) -> None:
         if self._woken is not None:
@@ -209,6 +224,9 @@ class HttpTalk:
         more = bool(message.get("more_body"))
         if not exchange.head_sent:
             self._begin(None if more or self._trailers is not None else len(body))
+        if self._drained:
+            self._end()
+            raise self._nobody()
         exchange.write(body)
         await self._after(len(body), more)
 
@@ -234,6 +252,8 @@ class HttpTalk:
         elif length is None and not (bodiless and not size):
             length = size
         exchange.start(self._status, self._fields, length)
+        if length is None and b"text/event-stream" in self._fields:
+            exchange.on_drain(self._drain)
 
     async def _after(self, size: int, more: bool) -> None:
         """A piece of `size` bytes was written: go on, wait for the client, or end."""
@@ -343,7 +363,11 @@ class HttpTalk:
 
     def _nobody(self) -> ClientDisconnectedError:
         self.told = True
-        return ClientDisconnectedError("the client has left")
+        return ClientDisconnectedError(
+            "the worker leaves, and the stream has ended"
+            if self._drained
+            else "the client has left"
+        )
 
     def _out_of_order(self, kind: str) -> Exception:
         exchange = self.exchange

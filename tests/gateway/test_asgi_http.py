@@ -893,3 +893,86 @@ def test_background_work_goes_on_behind_the_answer(asgi: Make) -> None:
     gate.set()
     w.settle()
     assert order[2:] == ["worked"] * 2
+
+
+# The worker's end
+
+
+EVENTS = [(b"content-type", b"text/event-stream")]
+
+
+def test_a_stream_of_events_ends_with_the_worker(asgi: Make) -> None:
+    caught = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start(headers=EVENTS))
+        try:
+            while True:
+                await send(body(b"data: x\n\n", True))
+                await asyncio.sleep(0)
+        except OSError as error:
+            caught.append(str(error))
+            raise
+
+    w = asgi(app)
+    client = w.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    w.wait_for(lambda: w.server.requests_running)
+    w.turn()
+    w.server.begin_graceful_exit()
+    answer = client.answer()
+    assert answer.complete
+    assert answer.body.startswith(b"data: x")
+    client.assert_closed()
+    assert caught == ["the worker leaves, and the stream has ended"]
+
+
+def test_a_quiet_stream_of_events_hears_of_the_drain(asgi: Make) -> None:
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(headers=EVENTS))
+        await send(body(b"", True))
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send(body(b"bye"))
+
+    w = asgi(app)
+    client = w.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    w.settle()
+    w.server.begin_graceful_exit()
+    assert client.answer().complete
+    client.assert_closed()
+
+
+def test_other_responses_run_to_their_end(asgi: Make) -> None:
+    gate = asyncio.Event()
+    heard = []
+
+    async def listen(receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        heard.append(not gate.is_set())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        listener = asyncio.ensure_future(listen(receive))
+        if scope["path"] == "/stream":
+            await send(start())
+            await send(body(b"first", True))
+        await gate.wait()
+        if scope["path"] != "/stream":
+            await send(start())
+        await send(body(b"last"))
+        await listener
+
+    w = asgi(app)
+    clients = [w.connect(), w.connect()]
+    for client, path in zip(clients, (b"/stream", b"/"), strict=True):
+        client.send(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path)
+    w.settle()
+    w.server.begin_graceful_exit()
+    w.settle()
+    gate.set()
+    assert clients[0].answer().body == b"firstlast"
+    assert clients[1].answer().body == b"last"
+    w.settle()
+    assert heard == [False, False]
