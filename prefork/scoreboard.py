@@ -62,6 +62,13 @@ _HEADER_CELLS: Final = 256
     _H_SINCE,
     _H_PREDECESSOR,
 ) = range(15)
+(
+    _H_RELOAD_AT_WORK,
+    _H_RELOAD_LIMIT,
+    _H_RELOAD_BEGAN,
+    _H_RELOAD_ENDED,
+    _H_RELOAD_VERDICT,
+) = range(32, 37)
 # Text regions: (their three cells: sequence, length, checksum; byte offset; room in bytes).
 _TEXTS_AT: Final = _HEADER_CELLS * _CELL
 _TEXT: Final = (16, _TEXTS_AT, 4096)
@@ -71,7 +78,12 @@ _IDENTITY_AT: Final = _TEXTS_AT + 8192 + 16384
 _PROGRAM: Final = (52, _IDENTITY_AT, 64)
 _APP: Final = (55, _IDENTITY_AT + 64, 448)
 _INODES: Final = (58, _IDENTITY_AT + 512, 1536)
-_SLOTS_AT: Final = (_IDENTITY_AT + 2048) // _CELL
+_RELOADS_AT: Final = _IDENTITY_AT + 2048
+_RELOAD_PROGRESS: Final = (40, _RELOADS_AT, 512)
+_RELOAD_TEXT: Final = (43, _RELOADS_AT + 512, 1536)
+RELOAD_REPORT_ROOM: Final = 32768
+_RELOAD_REPORT: Final = (46, _RELOADS_AT + 2048, RELOAD_REPORT_ROOM)
+_SLOTS_AT: Final = (_RELOADS_AT + 2048 + RELOAD_REPORT_ROOM) // _CELL
 
 # A slot's cells. The first eight are stored together, by one call a turn.
 (
@@ -200,6 +212,12 @@ class Header:
     spoken to. `since_ns` is since when the totals are counted: the start of the first of the
     masters that followed one another. `predecessor` is the number + 1 of the master's descriptor of
     the old master's board while that is counted in (0: none is).
+
+    Of the last reload that is over: `reload_ended_ns` (0: there was none), `reload_verdict`
+    (Verdict), `reload_text` (one line for people), `reload_report` (JSON, the shape of
+    `prefork reload --json`) and `reload_began_ns` (monotonic). Of the one at work:
+    `reload_at_work_ns`, when it began (monotonic; 0: there is none), `reload_progress`, what it is
+    waiting for, and `reload_limit_ns`, when this step will be over at the latest (monotonic).
     """
 
     __slots__ = ("cells", "memory")
@@ -227,6 +245,14 @@ class Header:
     inodes = _Text(_INODES)
     program = _Text(_PROGRAM)
     app = _Text(_APP)
+    reload_at_work_ns = _Cell(_H_RELOAD_AT_WORK)
+    reload_limit_ns = _Cell(_H_RELOAD_LIMIT)
+    reload_began_ns = _Cell(_H_RELOAD_BEGAN)
+    reload_ended_ns = _Cell(_H_RELOAD_ENDED)
+    reload_verdict = _Cell(_H_RELOAD_VERDICT)
+    reload_progress = _Text(_RELOAD_PROGRESS)
+    reload_text = _Text(_RELOAD_TEXT)
+    reload_report = _Text(_RELOAD_REPORT)
 
 
 class Totals(NamedTuple):

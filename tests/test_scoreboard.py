@@ -57,6 +57,8 @@ def test_cells_do_not_overlap(board: Scoreboard) -> None:
     names += ("comes_back_ns", "crashes")
     header = ("generation", "target_workers", "command_seq", "command_done", "command", "verdict")
     header += ("since_ns", "started_ns")
+    header += ("reload_at_work_ns", "reload_limit_ns", "reload_began_ns", "reload_ended_ns")
+    header += ("reload_verdict",)
     value = 1 << 63
     expected: dict[tuple[int, str], int] = {}
     for index in range(16):
@@ -74,10 +76,16 @@ def test_cells_do_not_overlap(board: Scoreboard) -> None:
     board.header.inodes = "i" * 1536
     board.header.program = "p" * 64
     board.header.app = "a" * 448
+    board.header.reload_progress = "p" * 512
+    board.header.reload_text = "r" * 1536
+    board.header.reload_report = "j" * 32768
     for (index, name), wanted in expected.items():
         owner = board.header if index < 0 else board.slot(index)
         assert getattr(owner, name) == wanted, (index, name)
     assert board.header.text == "t" * 4096
+    assert board.header.reload_progress == "p" * 512
+    assert board.header.reload_text == "r" * 1536
+    assert board.header.reload_report == "j" * 32768
     assert board.header.config_path == "c" * 4096
     assert board.header.listen == "l" * 16384
     assert board.header.inodes == "i" * 1536

@@ -1,4 +1,4 @@
-"""`prefork stop, reload, reopen, scale`: one signal each (one per worker for `scale`)."""
+"""`prefork stop, reopen, scale`: one signal each (one per worker for `scale`)."""
 
 import signal
 import time
@@ -74,24 +74,6 @@ def taken_for_quit(master: RunningMaster, before: int, deadline: float) -> bool:
         if time.monotonic() >= deadline or master.gone(LOOK_EVERY):
             return False
     return header.command == signal.SIGQUIT
-
-
-@click.command()
-@naming
-@time_limit("Wait this long; by default the configuration's boot timeout and 10 s.")
-def reload(
-    config_path: str | None, pid_file: str | None, pid: int | None, timeout: float | None
-) -> None:
-    """Load the configuration and the application anew.
-
-    Sends HUP and waits for the verdict: new workers are ready before the old ones leave, and a
-    configuration or an application that fails leaves the old ones serving and exits with 1.
-    """
-    master = find_master(config_path, pid_file, pid)
-    if timeout is None:
-        timeout = 10 + (master.conf.timeouts.boot if master.conf else 60)
-    master.lock(timeout)
-    master.finish(*master.command(signal.SIGHUP, timeout, "reload"))
 
 
 @click.command()

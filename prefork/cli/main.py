@@ -27,7 +27,7 @@ ERRANDS: Final = {
     "check": Errand("prefork.cli.check:check", "Serve", "Check a configuration."),
     "stop": Errand("prefork.cli.control:stop", "Control", "Stop the server gracefully."),
     "reload": Errand(
-        "prefork.cli.control:reload", "Control", "Load the configuration and the application anew."
+        "prefork.cli.reload:reload", "Control", "Load the configuration and the application anew."
     ),
     "reopen": Errand("prefork.cli.control:reopen", "Control", "Reopen the log files."),
     "scale": Errand("prefork.cli.control:scale", "Control", "Change the number of workers."),

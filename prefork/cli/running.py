@@ -59,13 +59,17 @@ class RunningMaster:
         fallback = None if pid_file is None else fallback_path_beside(pid_file)
         self.board = Scoreboard.attach_pid(pid, fallback)
 
-    def lock(self, timeout: float) -> None:
-        """Keep other commands out until this process ends; the kernel unlocks at its exit."""
+    def lock(self, timeout: float, *, shared: bool = False) -> None:
+        """Keep other commands out until this process ends; the kernel unlocks at its exit.
+
+        `shared` lets those in that ask for the same.
+        """
+        how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         deadline = time.monotonic() + timeout
         talked = False
         while True:
             try:
-                fcntl.flock(self.board.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self.board.fd, how | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not talked:
                     say("another prefork command is at work on this server; waiting for it")

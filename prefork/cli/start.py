@@ -58,7 +58,7 @@ def start(
 
     from prefork.process.master import run
 
-    raise SystemExit(run(source, loaded.conf, started=started))
+    raise SystemExit(run(source, loaded, started=started))
 
 
 def process_started() -> float:

@@ -42,11 +42,17 @@ def rows(loaded: Loaded, leaf: Leaf) -> Iterator[Row]:
 def _row(loaded: Loaded, path: str, value: Any, text: str) -> Row:
     setting = loaded.origins.get(path)
     origin = setting.text if setting is not None else DEFAULT
-    secret = path in loaded.secrets
-    if secret or (path.startswith("environment.") and _TELLING_NAME.search(path.upper())):
-        why = ", a ${file:}" if secret else ""
+    if is_secret(path, loaded.secrets):
+        why = ", a ${file:}" if path in loaded.secrets else ""
         return Row(path, REDACTED, f'"{REDACTED}"', origin + why)
     return Row(path, value, text, origin)
+
+
+def is_secret(path: str, secrets: frozenset[str]) -> bool:
+    """Must the value at a dotted key not be shown? `secrets` are those read from a `${file:}`."""
+    return path in secrets or (
+        path.startswith("environment.") and _TELLING_NAME.search(path.upper()) is not None
+    )
 
 
 def show(loaded: Loaded) -> str:

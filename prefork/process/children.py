@@ -90,6 +90,8 @@ class Children:
                 master.upgrade.died(death.row, death.text)
             else:
                 self._bury(death)
+        if master.reload is not None:
+            master.reload.look()
         master.retired.close_unused(master.cycle.listeners, master.cycle.error_log)
 
     def _bury(self, death: Death) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from prefork.config.checks import worker_count
-from prefork.config.loader import ConfigSource
+from prefork.config.loader import ConfigSource, Loaded
 from prefork.config.schema import Config
 from prefork.errors import EXIT_CONFIG, OperatorError
 from prefork.log import ErrorLog, LogFile
@@ -45,6 +45,7 @@ class Cycle(Struct, frozen=True, kw_only=True, eq=False):
     access_file: LogFile | None
     owner: tuple[int, int] | None  # (uid, gid) that log files get when root reopens them
     warnings: tuple[str, ...] = ()  # of a configuration that was read here
+    secrets: frozenset[str] = frozenset()  # keys whose values are shown to nobody
 
     @property
     def name(self) -> str:
@@ -90,21 +91,21 @@ def init_cycle(
     source: ConfigSource,
     *,
     inherited: Inherited,
-    conf: Config | None = None,
+    loaded: Loaded | None = None,
     old: Cycle | None = None,
     retired: Iterable[Listener] = (),
 ) -> Cycle:
     """The next cycle, ready to be served from. Raises OperatorError and leaves nothing open.
 
-    `conf` is the configuration where it has been read already (the first cycle). Addresses equal
+    `loaded` is the configuration where it has been read already (the first cycle). Addresses equal
     to those of `old`, or of `retired` listeners that are still open, are adopted with their sockets
     and everything that waits in their queues.
     """
     warnings: tuple[str, ...] = ()
-    if conf is None:
+    if loaded is None:
         loaded = source.read()
-        conf = loaded.conf
         warnings = tuple(str(problem) for problem in loaded.warnings)
+    conf = loaded.conf
     if conf.app is None:
         raise NoApplicationError(
             'no application to serve: name one (prefork start module:attribute) or set "app"'
@@ -143,6 +144,7 @@ def init_cycle(
         access_file=access_file,
         owner=(uid, gid) if conf.user is not None else None,
         warnings=warnings,
+        secrets=loaded.secrets,
     )
 
 

@@ -11,8 +11,7 @@ import sys
 from typing import Final, NoReturn
 
 from prefork import __version__
-from prefork.config.loader import ConfigSource
-from prefork.config.schema import Config
+from prefork.config.loader import ConfigSource, Loaded
 from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
 from prefork.net.inherit import Inherited
 from prefork.process import scaling, sharing, stop, terminal
@@ -20,6 +19,7 @@ from prefork.process.boot import Boot
 from prefork.process.children import Children
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
+from prefork.process.outcome import Account, Outcome
 from prefork.process.ready import ready_line
 from prefork.process.reload import Reload
 from prefork.process.retired import RetiredListeners
@@ -45,7 +45,7 @@ FIRST_DELAY: Final = 50  # milliseconds; nginx's escalation of TERM
 LAST_DELAY: Final = 1000
 
 
-def run(source: ConfigSource, conf: Config, *, started: float) -> int:
+def run(source: ConfigSource, loaded: Loaded, *, started: float) -> int:
     """The whole life of the server; the exit code.
 
     `started` is the `time.monotonic()` of this process's beginning. Raises OperatorError for what
@@ -58,7 +58,8 @@ def run(source: ConfigSource, conf: Config, *, started: float) -> int:
     inherited = Inherited.from_environment()
     notifier = Notifier()
     notifier.forget()
-    cycle = init_cycle(source, conf=conf, inherited=inherited)
+    cycle = init_cycle(source, loaded=loaded, inherited=inherited)
+    conf = cycle.conf
     daemon = None
     if conf.daemon and not predecessor.upgraded:
         daemon = daemonize()
@@ -150,7 +151,7 @@ def master_process_cycle(master: "Master") -> int:
             flags.reopen = False
             master.reopen_logs()
 
-        if flags.change_binary:
+        if flags.change_binary and master.reload is None:
             flags.change_binary = False
             master.upgrade.change_binary()
 
@@ -158,11 +159,11 @@ def master_process_cycle(master: "Master") -> int:
             flags.noaccept = False
             master.drain_workers()
 
-        if flags.more:
+        if flags.more and master.reload is None:
             flags.more = False
             scaling.more(master)
 
-        if flags.fewer:
+        if flags.fewer and master.reload is None:
             flags.fewer = False
             scaling.fewer(master)
 
@@ -182,6 +183,7 @@ class Master:
         """Raises OperatorError: the pid file is held, the scoreboard cannot be made."""
         conf = cycle.conf
         self.cycle = cycle
+        self.started_with = conf
         self.inherited = inherited
         self.notifier = notifier
         self.predecessor = predecessor
@@ -214,6 +216,7 @@ class Master:
         self.workers.on_overdue = self.watchdog.boot_overdue
         self.retired = RetiredListeners(self.table)
         self.commands = Commands(self.board)
+        self.account = Account(self.board.header)
         self.upgrade = Upgrade(self)
         self.succession = Succession(self)
         self.service = Service(self)
@@ -358,26 +361,31 @@ class Master:
         self._exit_code = EXIT_FAILED
         self.gave_up = True
         self.flags.terminate = True
-        self.timers.after(0.0, _wake)  # when this comes before the first sleep
+        self.wake()  # when this comes before the first sleep
 
     # Commands
 
     def take_back(self) -> None:
         """HUP while a new master runs: start our workers again, with our own configuration."""
         ticket = self.commands.take(signal.SIGHUP)
+        self.account.begin()
         if self.noaccepting:
             self.start_workers()
             text = f"the old master {os.getpid()} has started its workers again"
         else:
             text = f"the old master {os.getpid()} serves; QUIT the new one to undo the upgrade"
         self.cycle.error_log.notice(text)
+        generation = self.cycle.generation
         self.commands.finish(ticket, ok=True, text=text)
+        self.account.end(Outcome(ok=True, before=generation, now=generation, note=text))
 
     def reopen_logs(self) -> None:
         """Ours first, so that the new files have their owner when the workers open them."""
         ticket = self.commands.take(signal.SIGUSR1)
         self.cycle.error_log.notice("reopening logs")
         problems = self.cycle.reopen_logs()
+        if self.reload is not None and self.reload.new is not None:
+            problems += self.reload.new.reopen_logs()  # else it would go on in the moved files
         told = self.workers.signal_all(signal.SIGUSR1)
         text = "; ".join(problems) or f"log files reopened, {told} workers told to do the same"
         self.commands.finish(ticket, ok=not problems, text=text)
@@ -388,6 +396,9 @@ class Master:
             return  # the window was resized
         ticket = self.commands.take(signal.SIGWINCH)
         self._abandon_reload("the workers are drained")
+        if self.flags.reconfigure:
+            self.flags.reconfigure = False
+            Reload.refuse(self, "the workers are drained")
         self.noaccepting = True
         self.cycle.error_log.notice("stop accepting connections")
         told = self.workers.signal_all(signal.SIGQUIT)
@@ -428,6 +439,10 @@ class Master:
     def set_target(self, workers: int) -> None:
         self.target = workers
         self.board.header.target_workers = workers
+
+    def wake(self) -> None:
+        """Let the next sleep be a short one."""
+        self.timers.after(0.0, _nothing)
 
     def workload(self) -> str:
         """What a drain waits for: `3 connections in 2 workers`."""
@@ -473,5 +488,5 @@ class Master:
         return self._exit_code
 
 
-def _wake() -> None:
+def _nothing() -> None:
     """A timer that has nothing to do but to go off."""

@@ -7,7 +7,10 @@ keep one worker alive is no service: the manager may then restart it, which star
 """
 
 import os
+import time
 from typing import TYPE_CHECKING, Final
+
+from prefork.scoreboard import Verdict
 
 if TYPE_CHECKING:
     from prefork.process.master import Master
@@ -38,12 +41,25 @@ class Service:
         status = f"{master.processes}, generation {master.cycle.generation}"
         if master.noaccepting:
             status = "workers drained (WINCH)"
+        header = master.board.header
+        if header.reload_ended_ns:
+            ended = time.strftime("%F %T", time.localtime(header.reload_ended_ns / 1e9))
+            if header.reload_verdict == Verdict.OK:
+                status += f"; reloaded {ended}"
+            else:
+                status += f"; {ended}: {header.reload_text}"
         if not master.served:
             self._notifier.status(status)
         elif master.predecessor.upgraded:
             self._notifier.ready(status=status, mainpid=os.getpid())
         else:
             self._notifier.ready(status=status)
+
+    def progress(self, text: str, seconds: float) -> None:
+        """What a change that is under way is waiting for, for `seconds` at most."""
+        self._notifier.status(text)
+        if seconds:
+            self.extend(seconds)
 
     def reloading(self) -> None:
         """What is always followed by `tell`."""

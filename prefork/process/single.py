@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from prefork import __version__
+from prefork.config.diff import changes
 from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
 from prefork.event.reactor import NOMORE, TimeEvent
 from prefork.net.inherit import Inherited
@@ -19,8 +20,8 @@ from prefork.net.listener import apply_changes
 from prefork.process import sharing, stop
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
+from prefork.process.outcome import Account, Outcome
 from prefork.process.ready import ready_line
-from prefork.process.reload import needs_restart
 from prefork.process.worker import Worker, enter
 from prefork.scoreboard import Scoreboard, SlotState, fallback_path_beside
 from prefork.unix import identity, limits, signals
@@ -95,6 +96,8 @@ class Single:
         self.notifier = notifier
         self.board = board
         self.commands = Commands(board)
+        self.account = Account(board.header)
+        self.started_with = cycle.conf
         self.flags = signals.SignalFlags()
         self.worker = Worker(cycle, self.flags, "single process", board.slot(0))
         self.worker.leaves_sockets = False  # we are the ones who have them, and their files
@@ -242,15 +245,24 @@ class Single:
     def _reconfigure(self) -> None:
         """Serve by the new configuration with the application there is."""
         ticket = self.commands.take(signal.SIGHUP)
+        began = time.monotonic()
+        self.account.begin()
         old = self.cycle
         old.error_log.notice("reconfiguring")
         self.notifier.reloading()
         try:
             new = init_cycle(old.source, inherited=self.inherited, old=old)
         except OperatorError as error:
-            text = f"reload failed, the old configuration stays: {error}"
-            old.error_log.error(text)
-            self.commands.finish(ticket, ok=False, text=text)
+            outcome = Outcome(
+                ok=False,
+                before=old.generation,
+                now=old.generation,
+                seconds=time.monotonic() - began,
+                error=str(error),
+            )
+            old.error_log.error(outcome.text)
+            self.commands.finish(ticket, ok=False, text=outcome.text)
+            self.account.end(outcome)
             self.notifier.ready(status="single process")
             return
         for warning in new.warnings:
@@ -270,12 +282,25 @@ class Single:
         before.drain(lambda: self._later(close))
         self.board.slot(0).generation = new.generation
         self._tell_header()
-        text = f"generation {old.generation} -> {new.generation}, the application stays imported"
-        changed = [key for key in _SETTLED if getattr(old.conf, key) != getattr(new.conf, key)]
-        for key in (*needs_restart(old.conf, new.conf), *changed):
-            text += f"\n{key} has changed: that takes effect with a restart"
-        new.error_log.notice(f"reconfigured: {text}")
-        self.commands.finish(ticket, ok=True, text=text)
+        outcome = Outcome(
+            ok=True,
+            before=old.generation,
+            now=new.generation,
+            changed=tuple(
+                changes(
+                    old.conf,
+                    new.conf,
+                    started_with=self.started_with,
+                    secrets=old.secrets | new.secrets,
+                    settled=_SETTLED,
+                )
+            ),
+            seconds=time.monotonic() - began,
+            note=f"generation {old.generation} -> {new.generation}, the application stays imported",
+        )
+        new.error_log.notice(f"reconfigured: {outcome.text}")
+        self.commands.finish(ticket, ok=True, text=outcome.text)
+        self.account.end(outcome)
         self.notifier.ready(status="single process")
 
     def _later(self, proc: Callable[[], float]) -> None:

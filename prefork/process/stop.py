@@ -23,6 +23,7 @@ from prefork.log import ErrorLog, errno_text
 from prefork.net.listener import Listener
 from prefork.net.seal import seal
 from prefork.process import terminal
+from prefork.process.reload import Reload
 from prefork.process.timers import Timer
 from prefork.unix.channel import Command, Message
 from prefork.unix.signals import SignalFlags
@@ -116,6 +117,9 @@ class GracefulStop:
         for name, number in _REFUSED.items():
             if getattr(master.flags, name):
                 setattr(master.flags, name, False)
+                if number == signal.SIGHUP:
+                    Reload.refuse(master, "the server is shutting down")
+                    continue
                 ticket = master.commands.take(number)
                 master.commands.finish(ticket, ok=False, text="the server is shutting down")
         if master.flags.reopen:

@@ -51,6 +51,7 @@ class ProcessSlot(Struct, eq=False):
     channel: Channel | None = None
     respawn: bool = False
     just_spawn: bool = False
+    waits: bool = False  # accepts nothing before the master admits it
     detached: bool = False
     exiting: bool = False
     ready: bool = False
@@ -88,7 +89,7 @@ class ProcessSlot(Struct, eq=False):
         self.pid = NO_PROCESS
         self.cycle = None
         self.held = self.respawn = self.just_spawn = self.detached = False
-        self.exiting = self.ready = self.blameless = False
+        self.exiting = self.ready = self.blameless = self.waits = False
 
 
 class TableFullError(Exception):

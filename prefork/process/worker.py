@@ -105,7 +105,7 @@ def _run(
         worker.boot()
         # From now on a signal is a flag, and the reactor wakes for it.
         signals.install_worker(flags, again=True)
-        worker.start(shared=True)
+        worker.start(shared=True, accepting=not row.waits)
     except OperatorError as error:
         return failed(str(error), EXIT_FAILED)
     witness.server = worker.serving.server
@@ -190,6 +190,7 @@ class Worker:
         self._whole = False  # it is the whole server that stops
         self._queues: Collection[Listener] = ()  # what waits there is served before we leave
         self._sealed = False
+        self._grace = 0.0  # seconds that the drain may take
         self._fast = False
         self.stopped = False
         self._left = -1
@@ -219,15 +220,21 @@ class Worker:
             ) from None
         self._application = application
 
-    def start(self, *, shared: bool) -> None:
+    def start(self, *, shared: bool, accepting: bool = True) -> None:
         """Begin to accept, and to wake for signals, whose handlers stand by now.
 
-        `shared`: other processes accept from the same sockets.
+        `shared`: other processes accept from the same sockets. Not `accepting`: `accept` follows.
         """
         self._wakeup = Wakeup(self.reactor)
         self.serving = self.serve(self.cycle, shared=shared)
         self.awake = Awake(self.serving.server)
-        self.serving.start()
+        if accepting:
+            self.accept()
+
+    def accept(self) -> None:
+        """Accept from now on, unless it has been told to leave already."""
+        if not self.exiting:
+            self.serving.start()
 
     def serve(self, cycle: Cycle, *, shared: bool) -> Serving:
         handler = self._application.callback(executor=self.executor, error_log=cycle.error_log)
@@ -274,6 +281,10 @@ class Worker:
                     self.flags.reopen = True
                 elif message.command is Command.TOLD and self.serving.server.patience is not None:
                     self.serving.server.patience.told()
+                elif message.command is Command.ADMIT:
+                    self.accept()
+                elif message.command is Command.HURRY:
+                    self.hurry(float(message.payload))
             if channel.eof:
                 self.reactor.delete_file_event(fd, READABLE)
                 self.log.warn("the master process is gone: leaving")
@@ -353,10 +364,7 @@ class Worker:
         self.log.notice("gracefully shutting down")
         self.slot.state = SlotState.QUIESCING
         grace = self.cycle.conf.timeouts.graceful
-        self._deadline = time.monotonic() + grace
-        last = min(CANCEL_SECONDS, CANCEL_SHARE * grace)
-        self.reactor.create_time_event(grace - last, self._cancel)
-        self.reactor.create_time_event(grace, self._overdue)
+        self._end_in(grace)
         self.serving.server.stopping = self._whole
         self.serving.drain(self.stop, queues=self._queues, sealed=self._sealed)
         if self.leaves_sockets:
@@ -364,13 +372,24 @@ class Worker:
                 if listener not in self._queues:
                     listener.close()  # the master has its own; nothing in the queue is reset
 
+    def hurry(self, seconds: float) -> None:
+        """What is left of the drain has to be over in `seconds`: others need the room."""
+        if self.exiting and time.monotonic() + seconds < self._deadline:
+            self.log.warn(f"a newer generation needs room: {seconds:g} s are left to shut down")
+            self._end_in(seconds)
+
+    def _end_in(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._grace = seconds
+        last = min(CANCEL_SECONDS, CANCEL_SHARE * seconds)
+        self.reactor.create_time_event(seconds - last, self._cancel)
+        self.reactor.create_time_event(seconds, self._overdue)
+
     def _cancel(self) -> float:
         if not self.stopped:
-            grace = self.cycle.conf.timeouts.graceful
             self._tell_overdue(
                 "cancelled",
-                f"shutdown lasts: what still runs is cancelled, {grace:g} s (timeouts.graceful)"
-                " are nearly over",
+                f"shutdown lasts: what still runs is cancelled, {self._grace:g} s are nearly over",
             )
             self.serving.server.cancel_running()
         return NOMORE
@@ -380,7 +399,7 @@ class Worker:
             server = self.serving.server
             self._tell_overdue(
                 "cut",
-                f"shutdown timed out after {self.cycle.conf.timeouts.graceful:g} s:"
+                f"shutdown timed out after {self._grace:g} s:"
                 f" {server.connections} connections cut, {server.requests_running} of them"
                 " with a request",
             )

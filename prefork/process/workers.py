@@ -18,11 +18,11 @@ from prefork.process.table import ProcessSlot, ProcessTable, Respawn
 from prefork.process.timers import Timers
 from prefork.scoreboard import Scoreboard, SlotState
 from prefork.unix.channel import Channel, Command, Message
-from prefork.unix.signals import signal_name
 
 # A worker ends its drain by its own timer; the master steps in only when that did not happen.
 MARGIN: Final = 2.0  # seconds
 LAST_GRACE: Final = 1.0  # seconds between the TERM and the KILL of a worker that is overdue
+HURRY_MARGIN: Final = 1.0  # seconds; what MARGIN is to a drain whose deadline was brought forward
 
 WorkerProc = Callable[[Cycle, ProcessSlot, Channel], NoReturn]
 
@@ -77,6 +77,8 @@ class WorkerProcesses:
         def before_fork(row: ProcessSlot) -> None:
             row.cycle = cycle
             row.ordinal = self._ordinal(row)
+            # A generation that may yet be dropped serves nobody.
+            row.waits = kind is Respawn.JUST_RESPAWN
             slot = self.board.take(row.index)
             slot.state = SlotState.STARTING
             slot.generation = cycle.generation
@@ -163,8 +165,9 @@ class WorkerProcesses:
     def _leaves(self, row: ProcessSlot, *, bounded: bool) -> None:
         if bounded and not row.exiting and row.cycle is not None:
             row.disarm()
-            grace = row.cycle.conf.timeouts.graceful + MARGIN
-            row.timer = self.timers.after(grace, lambda: self._drain_overdue(row, signal.SIGTERM))
+            grace = row.cycle.conf.timeouts.graceful
+            said = f"{grace:g} s (timeouts.graceful)"
+            row.timer = self.timers.after(grace + MARGIN, lambda: self._drain_overdue(row, said))
         row.exiting = True
 
     def retire(self, row: ProcessSlot) -> None:
@@ -174,6 +177,25 @@ class WorkerProcesses:
             self.forget(row)
         else:
             self.command(row, signal.SIGQUIT)
+
+    def admit(self, row: ProcessSlot) -> None:
+        """Have a worker that waits for it accept from now on."""
+        if row.waits and row.channel is not None:
+            row.waits = False
+            row.channel.send(Message(Command.ADMIT, row.index, row.pid))
+
+    def hurry(self, row: ProcessSlot, seconds: float) -> None:
+        """Bring forward the end of a drain: then the worker cuts what is left of it."""
+        until = self.timers.clock() + seconds + HURRY_MARGIN
+        if not row.exiting or (row.timer is not None and row.timer.when <= until):
+            return
+        if row.channel is not None:
+            row.channel.send(Message(Command.HURRY, row.index, row.pid, f"{seconds}".encode()))
+        row.disarm()
+        said = f"{seconds:g} s (reload.generations)"
+        row.timer = self.timers.after(
+            seconds + HURRY_MARGIN, lambda: self._drain_overdue(row, said)
+        )
 
     def drop(self, row: ProcessSlot) -> None:
         """End a worker of a generation that is not to be: what it serves already is finished."""
@@ -216,14 +238,11 @@ class WorkerProcesses:
         )
         self.on_overdue(row, f"{row.name} {row.pid}: {row.failure}")
 
-    def _drain_overdue(self, row: ProcessSlot, number: signal.Signals) -> None:
+    def _drain_overdue(self, row: ProcessSlot, said: str) -> None:
         if row.cycle is None or not row.living:
             return
-        self._log().warn(
-            f"{row.name} {row.pid} has not left within {row.cycle.conf.timeouts.graceful:g} s"
-            f" (timeouts.graceful): {signal_name(number)}"
-        )
-        self._kill(row, number)
+        self._log().warn(f"{row.name} {row.pid} has not left within {said}: SIGTERM")
+        self._kill(row, signal.SIGTERM)
         row.timer = self.timers.after(LAST_GRACE, lambda: self._kill_overdue(row))
 
     def _kill_overdue(self, row: ProcessSlot) -> None:
@@ -233,4 +252,4 @@ class WorkerProcesses:
             self._kill(row, signal.SIGKILL)
 
 
-__all__ = ["LAST_GRACE", "MARGIN", "SpawnError", "WorkerProcesses"]
+__all__ = ["HURRY_MARGIN", "LAST_GRACE", "MARGIN", "SpawnError", "WorkerProcesses"]

@@ -44,6 +44,8 @@ class Command(enum.IntEnum):
     STUCK = 16  # a worker has a thread that nobody waits for any more and that does not end
     TOLD = 17  # to a worker: the slowness of what it runs has been logged
     FAREWELL = 20  # the whole server will stop soon: each answer is its connection's last
+    ADMIT = 21  # to a worker that waits for it: accept from now on
+    HURRY = 22  # to one that drains: the payload is how many seconds are left, as text
 
 
 @dataclass(frozen=True, slots=True)

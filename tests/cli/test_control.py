@@ -216,8 +216,8 @@ def prefork(server: Server, *argv: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_reloads_at_once_are_two_reloads(daemon: Daemons) -> None:
-    """HUP coalesces with HUP: without the lock both commands would report the same one."""
+def test_reloads_at_once_may_be_one_reload(daemon: Daemons) -> None:
+    """HUP coalesces with HUP; each operator is told of one that began after he had asked."""
     server = daemon()
     done: list[subprocess.CompletedProcess[str]] = []
     operators = [
@@ -228,8 +228,10 @@ def test_two_reloads_at_once_are_two_reloads(daemon: Daemons) -> None:
     for operator in operators:
         operator.join(60)
     assert [each.returncode for each in done] == [0, 0, 0]
-    generations = {re.findall(r"generation (\d+) -> (\d+)", each.stdout)[0] for each in done}
-    assert generations == {("1", "2"), ("2", "3"), ("3", "4")}
+    told = {re.findall(r"generation (\d+ -> \d+)", each.stdout)[0] for each in done}
+    made = re.findall(r"reconfigured: generation (\d+ -> \d+)", server.log)
+    assert told <= set(made)
+    assert made[-1] in told
 
 
 def test_no_verdict_in_time_is_a_failure_that_says_so(daemon: Daemons) -> None:

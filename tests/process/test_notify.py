@@ -91,12 +91,17 @@ def test_a_reload_says_reloading_then_ready_even_when_it_fails(
     stamp = int(manager.messages[reloading]["MONOTONIC_USEC"])
     assert abs(stamp - time.monotonic_ns() // 1000) < 20_000_000
     again = manager.wait_for("READY", since=reloading)
-    assert manager.messages[again]["STATUS"] == "1 worker, generation 2"
+    assert manager.messages[again]["STATUS"].startswith("1 worker, generation 2; reloaded 20")
+    steps = [message.get("STATUS", "") for message in manager.messages[reloading:again]]
+    assert any(step.startswith("reloading: canary") for step in steps)
     server.config_path.write_text("workers: [")
     server.expect("reload failed")
     server.send(signal.SIGHUP)
     reloading = manager.wait_for("RELOADING", "1", since=again)
-    manager.wait_for("READY", since=reloading)
+    again = manager.wait_for("READY", since=reloading)
+    status = manager.messages[again]["STATUS"]
+    assert status.startswith("1 worker, generation 2; 20")
+    assert ": reload failed, generation 2 serves on: conf.yaml" in status
     assert "reload failed" in server.log
 
 

@@ -48,7 +48,7 @@ def test_a_reload_serves_by_the_new_configuration(daemon: "Daemons", load: "type
         server.config_path.write_text("nonsense: 1\n")
         server.expect("reload failed")
         server.send(signal.SIGHUP)
-        server.wait_for("reload failed, the old configuration stays")
+        server.wait_for("reload failed, generation 2 serves on")
         client.wait_more(30)
     assert not client.failures
     server.wait_for(lambda: (server.directory / "second.log").stat().st_size)
