@@ -125,6 +125,7 @@ RECENT: Final = 8  # requests
 _NOTE: Final = struct.Struct("=d248s")  # when it began (time.monotonic), how its head begins
 _SLOT_CELLS: Final = (_RECENT_AT + RECENT * _NOTE.size) // _CELL
 _TURN: Final = struct.Struct("=8Q")
+_TURN_PLACE: Final = slice(0, _TURN.size)
 
 # What is counted: the cells that are added up over the workers, living and dead.
 _COUNTED: Final = (
@@ -295,13 +296,12 @@ class Slot:
     (`time.time_ns()` of the next attempt to start it; 0 = none is waited for).
     """
 
-    __slots__ = ("_publish", "cells", "index", "memory")
+    __slots__ = ("cells", "index", "memory")
 
     def __init__(self, index: int, cells: memoryview, memory: memoryview) -> None:
         self.index = index
         self.cells = cells
         self.memory = memory
-        self._publish = _TURN.pack_into
 
     busy_since_ns = _Cell(BUSY_SINCE)
     connections = _Cell(_CONNECTIONS)
@@ -336,7 +336,9 @@ class Slot:
     ) -> None:
         """The end of a turn: the worker's counters, and that it goes to sleep."""
         counters = (connections, accepted, requests, bytes_sent, running, oldest_since_ns, lag_ns)
-        self._publish(self.memory, 0, 0, *counters)
+        # Not pack_into: that clears all bytes before it stores, and whoever looks (or is killed)
+        # in between sees counters fall to nothing.
+        self.memory[_TURN_PLACE] = _TURN.pack(0, *counters)
         if lag_ns > self.cells[_LAG_MAX]:
             self.cells[_LAG_MAX] = lag_ns
 
@@ -409,11 +411,16 @@ class Scoreboard:
 
     @classmethod
     def create(
-        cls, slots: int = 1024, fallback_path: str | None = None, reserved: int | None = None
+        cls,
+        slots: int = 1024,
+        fallback_path: str | None = None,
+        reserved: int | None = None,
+        before: "Scoreboard | None" = None,
     ) -> "Scoreboard":
         """A fresh board. Raises OperatorError when the memory cannot be had.
 
-        `reserved` is a descriptor from `reserve_memory` of the master we come after.
+        `reserved` is a descriptor from `reserve_memory` of the master we come after; `before` is
+        that one's board, to be counted in from the first moment, and ours to close.
         """
         size = (_SLOTS_AT + slots * _SLOT_CELLS) * _CELL
         path = None
@@ -435,11 +442,14 @@ class Scoreboard:
                 (_H_SLOTS, slots),
                 (_H_MASTER_PID, os.getpid()),
                 (_H_STARTED, now),
-                (_H_SINCE, now),
+                (_H_SINCE, now if before is None else before.header.since_ns),
+                (_H_PREDECESSOR, 0 if before is None else before.fd + 1),
                 (_H_MAGIC, MAGIC),
             ):
                 struct.pack_into("=Q", memory, index * _CELL, value)
-        return cls(fd, writable=True, path=path)
+        board = cls(fd, writable=True, path=path)
+        board._predecessor = before
+        return board
 
     @classmethod
     def attach_pid(cls, master_pid: int, fallback_path: str | None = None) -> "Scoreboard":
@@ -458,7 +468,14 @@ class Scoreboard:
             # It holds the boards of the masters before and after it, too.
             owner, problem = _owner(fd), _layout_problem(fd)
             if owner == master_pid and problem is None:
-                return cls(fd, writable=False)
+                board = cls(fd, writable=False)
+                try:
+                    board._find_predecessor()
+                except (OSError, OperatorError) as exc:
+                    board.close()
+                    reason = errno_text(exc) if isinstance(exc, OSError) else str(exc)
+                    break
+                return board
             os.close(fd)
             reason = problem or f"it belongs to process {owner}"
             if owner == master_pid:
@@ -551,25 +568,15 @@ class Scoreboard:
             apart = word >> 1 & 0xFFFF
             parts = [self._bank(word & 1)]
             parts += [self._counted(n) for n in range(cells[_H_USED]) if n + 1 != apart]
-            if cells[_H_PREDECESSOR] and not alone and apart != _PREDECESSOR:
-                before = self._predecessor_board()
-                if before is not None:
-                    parts.append(before.totals().flat())
+            before = None if alone or apart == _PREDECESSOR else self._predecessor
+            if before is not None and cells[_H_PREDECESSOR]:
+                parts.append(before.totals().flat())
             sums = [sum(column) for column in zip(*parts, strict=True)]
             if cells[_H_TALLY] == word:
                 break
         return Totals.of(sums)
 
     # The masters before and after
-
-    def succeed(self, fd: int) -> None:
-        """Count in what the board in `fd` says, which becomes ours to close (a new master).
-
-        Raises OperatorError when it cannot be read: the totals begin anew.
-        """
-        before = self._predecessor = Scoreboard.attach_fd(fd)
-        self.header.since_ns = before.header.since_ns
-        self.header.predecessor = fd + 1
 
     @property
     def predecessor(self) -> "Scoreboard | None":
@@ -587,17 +594,18 @@ class Scoreboard:
         self._predecessor = None
         before.close()
 
-    def _predecessor_board(self) -> "Scoreboard | None":
-        """A reader's own mapping of it, made on first use."""
-        if self._predecessor is None:
-            master, fd = self.header.master_pid, self.header.predecessor - 1
+    def _find_predecessor(self) -> None:
+        """A reader's own mapping of it. Raises OSError or OperatorError when the master is gone."""
+        header = self.header
+        if header.predecessor:
+            name = f"/proc/{header.master_pid}/fd/{header.predecessor - 1}"
             try:
-                mine = os.open(f"/proc/{master}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
-                return None
-            with contextlib.suppress(OperatorError):
-                self._predecessor = Scoreboard.attach_fd(mine)
-        return self._predecessor
+                if header.predecessor:  # it was not folded in meanwhile
+                    raise
+            else:
+                self._predecessor = Scoreboard.attach_fd(fd)
 
     def close(self) -> None:
         """Unmap. The other processes keep theirs; the fallback file goes with the writer."""

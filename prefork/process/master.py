@@ -26,13 +26,13 @@ from prefork.process.retired import RetiredListeners
 from prefork.process.service import Service
 from prefork.process.spawn import SpawnError, close_siblings
 from prefork.process.stacks import Stacks
-from prefork.process.succession import Succession
+from prefork.process.succession import Succession, open_board
 from prefork.process.table import ProcessSlot, ProcessTable, Respawn
 from prefork.process.timers import Timers
 from prefork.process.upgrade import Predecessor, Upgrade
 from prefork.process.watchdog import Watchdog
 from prefork.process.workers import WorkerProcesses
-from prefork.scoreboard import Scoreboard, fallback_path_beside
+from prefork.scoreboard import fallback_path_beside
 from prefork.unix import signals
 from prefork.unix.channel import Channel
 from prefork.unix.daemon import Daemon, daemonize
@@ -196,9 +196,10 @@ class Master:
             if stale is not None:
                 cycle.error_log.notice(stale)
         try:
-            self.board = Scoreboard.create(
-                fallback_path=fallback_path_beside(conf.pid_file) if conf.pid_file else None,
-                reserved=predecessor.reserved,
+            self.board = open_board(
+                predecessor,
+                cycle.error_log,
+                fallback_path_beside(conf.pid_file) if conf.pid_file else None,
             )
         except OperatorError:
             if self.pid_file is not None:

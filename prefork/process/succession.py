@@ -17,6 +17,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from prefork.errors import OperatorError
+from prefork.log import ErrorLog
+from prefork.process.upgrade import Predecessor
 from prefork.scoreboard import Scoreboard, Totals, reserve_memory
 
 if TYPE_CHECKING:
@@ -24,6 +26,19 @@ if TYPE_CHECKING:
 
 LOOK_AGAIN: Final = 1.0  # seconds
 MARGIN: Final = 5.0  # seconds beyond timeouts.graceful
+
+
+def open_board(predecessor: Predecessor, log: ErrorLog, fallback_path: str | None) -> Scoreboard:
+    """A master's board, with what its predecessor's says counted in. Raises OperatorError."""
+    before = None
+    if predecessor.board is not None:
+        try:
+            before = Scoreboard.attach_fd(predecessor.board)
+        except OperatorError as error:
+            log.notice(f"the totals begin anew: the old master's: {error}")
+    return Scoreboard.create(
+        fallback_path=fallback_path, reserved=predecessor.reserved, before=before
+    )
 
 
 class Succession:
@@ -38,15 +53,8 @@ class Succession:
     # In the new master
 
     def begin(self) -> None:
-        """Count in what the predecessor's board says."""
-        master = self._master
-        predecessor, board = master.predecessor, master.board
-        if predecessor.board is not None:
-            try:
-                board.succeed(predecessor.board)
-            except OperatorError as error:
-                master.cycle.error_log.notice(f"the totals begin anew: the old master's: {error}")
-        predecessor.watch()
+        """Notice when the predecessor goes."""
+        self._master.predecessor.watch()
         self.look()
 
     def look(self) -> None:

@@ -212,13 +212,13 @@ class Upgrade:
     def died(self, row: ProcessSlot, how: str) -> None:
         """The new master is gone: take the name back, and the work if we had given it away."""
         master = self._master
+        master.succession.heir_died()  # before anyone can take us for the server again
         self._rename_back()
         if self.announced:
             master.notifier.mainpid(os.getpid())
             self.announced = False
         self._settle(ok=False, text=f"the new master {row.pid} {how}; the old one serves on")
         self.new_binary = None
-        master.succession.heir_died()
         row.release()
         if master.noaccepting:
             master.flags.restart = True
