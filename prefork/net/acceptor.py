@@ -101,6 +101,7 @@ class Acceptor:
         handshakes under way. Otherwise only what is there now is taken. `stop` ends it early.
         """
         self._unwatch()
+        self._started = True
         self._on_dry = on_dry
         self._last_look = HANDSHAKE_SECONDS if sealed and self._nodelay else 0.0
         self._watch()

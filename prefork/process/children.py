@@ -57,6 +57,8 @@ class Children:
                 row.disarm()
             for boot in list(self._boots):
                 boot.ready(row)
+        elif message.command is Command.RECYCLE:
+            self._master.replacements.ask(row, message.payload.decode(errors="replace"))
         elif message.command is Command.FAILED:
             row.failure = message.payload.decode(errors="replace")
             self._say_failure(row)

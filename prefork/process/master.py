@@ -22,6 +22,7 @@ from prefork.process.cycle import Cycle, init_cycle
 from prefork.process.outcome import Account, Outcome
 from prefork.process.ready import ready_line
 from prefork.process.reload import Reload
+from prefork.process.replace import Replacements
 from prefork.process.retired import RetiredListeners
 from prefork.process.service import Service
 from prefork.process.spawn import SpawnError, close_siblings
@@ -167,6 +168,8 @@ def master_process_cycle(master: "Master") -> int:
             flags.fewer = False
             scaling.fewer(master)
 
+        master.replacements.step()
+
 
 class Master:
     """What the master knows, and the steps of its cycle."""
@@ -222,6 +225,7 @@ class Master:
         self.succession = Succession(self)
         self.service = Service(self)
         self.graceful = stop.GracefulStop(self)
+        self.replacements = Replacements(self)
         self.reload: Reload | None = None
         self.target = cycle.workers
         self.noaccepting = False

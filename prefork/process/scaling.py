@@ -43,6 +43,7 @@ def fewer(master: "Master") -> None:
     """Ask one worker to leave; it finishes what it serves."""
     ticket = master.commands.take(signal.SIGTTOU)
     refusal = _refusal(master)
+    master.replacements.abandon()  # who boots for another is none that could be taken away
     candidates = [row for row in master.table.workers() if not row.exiting and row.respawn]
     if refusal is None and (master.target <= 1 or len(candidates) <= 1):
         refusal = "a server has at least one worker"
@@ -60,10 +61,11 @@ def fewer(master: "Master") -> None:
     master.service.tell()
 
 
-def _worth(master: "Master", row: ProcessSlot) -> tuple[bool, bool, bool, int, float]:
-    """The least goes first: dead, booting, idle, least connected, youngest (the rest are warm)."""
+def _worth(master: "Master", row: ProcessSlot) -> tuple[bool, bool, bool, int, int, float]:
+    """The least goes first: dead, booting, idle, least at work, youngest (the rest are warm)."""
     slot = master.board.slot(row.index)
-    return (row.living, row.ready, slot.busy_since_ns != 0, slot.connections, -row.started)
+    busy = slot.running > 0 or slot.busy_since_ns != 0
+    return (row.living, row.ready, busy, slot.running, slot.connections, -row.started)
 
 
 def _refusal(master: "Master") -> str | None:

@@ -57,6 +57,7 @@ class ProcessSlot(Struct, eq=False):
     ready: bool = False
     held: bool = False
     blameless: bool = False  # we ended it, for what a request of it did: no reason to wait
+    replaced: bool = False  # another worker boots to take its place
     started: float = 0.0
     failure: str = ""  # what the worker said of its own boot before it died
     last_failure: str = ""  # of the life before: the same text is not logged twice
@@ -89,7 +90,7 @@ class ProcessSlot(Struct, eq=False):
         self.pid = NO_PROCESS
         self.cycle = None
         self.held = self.respawn = self.just_spawn = self.detached = False
-        self.exiting = self.ready = self.blameless = self.waits = False
+        self.exiting = self.ready = self.blameless = self.waits = self.replaced = False
 
 
 class TableFullError(Exception):

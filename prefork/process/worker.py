@@ -27,6 +27,7 @@ from prefork.process.awake import Awake
 from prefork.process.cycle import Cycle
 from prefork.process.hosting import Hostable, host
 from prefork.process.loading import AppLoadError, load_application, user_traceback
+from prefork.process.recycle import Recycler
 from prefork.process.serving import Serving
 from prefork.process.stacks import Stacks
 from prefork.process.table import ProcessSlot
@@ -111,6 +112,7 @@ def _run(
     witness.server = worker.serving.server
     worker.listen_to(channel)
     worker.report_to(channel, row.index)
+    worker.recycle_by(channel, row.index)
     parent.outlive()
     if detach:
         _let_the_terminal_go(cycle)
@@ -311,6 +313,14 @@ class Worker:
             self.awake.look(busy)
         if self.serving.server.patience is not None:
             self.serving.server.patience.on_stuck = stuck
+
+    def recycle_by(self, channel: Channel, index: int) -> None:
+        """Ask the master for a replacement when a limit of `recycle` is reached."""
+
+        def ask(reason: str) -> None:
+            channel.send(Message(Command.RECYCLE, index, os.getpid(), reason.encode()))
+
+        Recycler(self.cycle.conf.recycle, self.serving.server, self.awake, ask)
 
     def before_sleep(self) -> None:
         """What the flags ask for, once a turn."""

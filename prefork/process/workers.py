@@ -110,7 +110,7 @@ class WorkerProcesses:
         taken = {
             one.ordinal
             for one in self.table.workers()
-            if one is not row and one.cycle is row.cycle and not one.exiting
+            if one is not row and one.cycle is row.cycle and not one.exiting and not one.replaced
         }
         return next(place for place in range(len(taken) + 1) if place not in taken)
 
