@@ -168,6 +168,15 @@ class ReactorLoop(asyncio.SelectorEventLoop):
         if sys.version_info < (3, 12):
             self._run_now = self._run_first_step  # a bound method, made once
 
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        # Every Task and Future asks `get_debug()` when it is made. `bool()` is False, and does not
+        # take a Python frame to say so.
+        if enabled:
+            self.__dict__.pop("get_debug", None)
+        else:
+            self.get_debug = bool  # type: ignore[method-assign]
+
     if sys.version_info >= (3, 12):
 
         def spawn(self, coro: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -21,55 +21,55 @@ class Deadlines(Generic[T]):
     is armed while nothing is kept, so an idle process is not woken.
     """
 
-    __slots__ = ("_armed", "_on_expired", "_reactor", "_since", "timeout")
+    __slots__ = ("_on_expired", "_reactor", "armed", "since", "timeout")
 
     def __init__(self, reactor: Reactor, timeout: float, on_expired: Callable[[T], None]) -> None:
         self.timeout = timeout
         self._reactor = reactor
         self._on_expired = on_expired
-        self._since: dict[T, float] = {}
-        self._armed: TimeEvent | None = None
+        self.since: dict[T, float] = {}
+        self.armed: TimeEvent | None = None
 
     def __len__(self) -> int:
-        return len(self._since)
+        return len(self.since)
 
     def __contains__(self, item: T) -> bool:
-        return item in self._since
+        return item in self.since
 
     def touch(self, item: T) -> None:
-        """The time of `item` starts now."""
-        since = self._since
+        """The time of `item` starts now. (`H1Protocol.exchange_finished` has this written out.)"""
+        since = self.since
         try:
             del since[item]
         except KeyError:
             pass
         since[item] = self._reactor.now
-        if self._armed is None:
-            self._arm(self.timeout)
+        if self.armed is None:
+            self.arm(self.timeout)
 
     def discard(self, item: T) -> None:
         """`item` has no deadline of this kind any more."""
-        self._since.pop(item, None)
+        self.since.pop(item, None)
 
     def clear(self) -> None:
         """Nothing has a deadline of this kind any more."""
-        self._since.clear()
+        self.since.clear()
 
     def shorten(self, timeout: float) -> None:
         """From now on the time is `timeout`, also for those whose time runs already."""
         if timeout < self.timeout:
             self.timeout = timeout
-            if self._armed is not None:
-                self._reactor.delete_time_event(self._armed)
-                self._armed = None
-            if self._since:
-                self._arm(max(0.0, next(iter(self._since.values())) + timeout - self._reactor.now))
+            if self.armed is not None:
+                self._reactor.delete_time_event(self.armed)
+                self.armed = None
+            if self.since:
+                self.arm(max(0.0, next(iter(self.since.values())) + timeout - self._reactor.now))
 
-    def _arm(self, delay: float) -> None:
-        self._armed = self._reactor.create_time_event(delay, self._sweep)
+    def arm(self, delay: float) -> None:
+        self.armed = self._reactor.create_time_event(delay, self._sweep)
 
     def _sweep(self) -> float:
-        since = self._since
+        since = self.since
         while since:
             item, started = next(iter(since.items()))
             left = started + self.timeout - self._reactor.now
@@ -81,5 +81,5 @@ class Deadlines(Generic[T]):
             except Exception as error:
                 # Let out of here, it would disarm the deadlines of all the others for good.
                 self._reactor.on_error(error, "a deadline")
-        self._armed = None
+        self.armed = None
         return NOMORE

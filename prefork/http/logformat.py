@@ -32,9 +32,10 @@ JSON: Final = (
 FORMATS: Final = {"combined": COMBINED, "json": JSON}
 
 # Variable -> the expression that stands for it in the f-string. `!s` because a number that is
-# formatted without it takes the long way round through `format()`: 40 ns more.
+# formatted without it takes the long way round through `format()`: 40 ns more. Small numbers,
+# which most are, are looked up: 40 ns less.
 VARIABLES: Final = {
-    "remote_addr": "exchange.connection.peer",
+    "remote_addr": "client.peer",
     "remote_user": "",  # a field of the head, as is every $http_NAME
     "time_local": "log.time_local",
     "time_iso8601": "log.time_iso8601",
@@ -44,12 +45,22 @@ VARIABLES: Final = {
     "request_uri": "uri",
     "args": "args",
     "server_protocol": "protocol",
-    "status": "exchange.status!s",
-    "body_bytes_sent": "exchange.bytes_sent!s",
+    "status": "texts[exchange.status]",
+    "body_bytes_sent": "texts[exchange.bytes_sent]",
     "request_time": "now - exchange.started:.3f",
-    "connection": "exchange.connection.number!s",
+    "connection": "client.number!s",
     "pid": "log.pid",
 }
+
+
+class _Texts(dict[int, str]):
+    """Numbers as text, the small ones kept."""
+
+    def __missing__(self, number: int) -> str:
+        return str(number)
+
+
+_TEXTS: Final = _Texts((number, str(number)) for number in range(1024))
 
 REMEMBERED: Final = 4096  # bytes of a head; what is larger is read anew each time
 
@@ -164,8 +175,9 @@ class LogFormat:
     def source(self) -> str:
         """The text of `build(...)`, which returns `record`."""
         code = [
-            "def build(log, lines, append, clock, read_runs, escape, table):",
+            "def build(log, lines, append, clock, read_runs, escape, table, texts):",
             "    def record(exchange):",
+            "        client = exchange.connection",
             "        now = clock()",
             "        if now >= log.second_ends:",
             "            log.new_second(now)",
@@ -178,7 +190,6 @@ class LogFormat:
         if self.runs:
             names = "".join(f"run_{n}, " for n in range(len(self.runs)))
             code += [
-                "        client = exchange.connection",
                 "        fields = exchange.head[len(request) :]",
                 "        kept = client.remembered",
                 "        if kept is not None and kept[0] == fields:",
@@ -231,6 +242,7 @@ class LogFormat:
             self._run_reader(),
             self.escape,
             _MARK,
+            _TEXTS,
         )
         return record
 

@@ -19,7 +19,7 @@ from prefork.http.h1.head import HostCheck
 from prefork.http.h1.parser import HeadParser
 from prefork.http.h1.protocol import H1Protocol
 from prefork.http.patience import Patience
-from prefork.http.status import REASONS, STATUS_LINES
+from prefork.http.status import NO_BODY, REASONS, STATUS_LINES
 from prefork.net.connection import Connection, Pool
 from prefork.scoreboard import BUSY_SINCE, OK_RESPONSES, Slot
 
@@ -110,6 +110,8 @@ class HttpServer:
 
         # "HTTP/1.1 200 OK\r\nDate: ...\r\n" by status, for the second that is running.
         self.status_heads: dict[int, bytes] = {}
+        # Those of them that go with any other answer: with a body, and final.
+        self.usual_heads: dict[int, bytes] = {}
         self._heads_until = 0.0
 
         self.clock = self.reactor.clock
@@ -177,6 +179,8 @@ class HttpServer:
         """Status line and Date (RFC 9110 section 6.6.1), kept for the rest of this second."""
         head = self.status_line(status) + date_field()
         self.status_heads[status] = head
+        if status >= 200 and status not in NO_BODY:
+            self.usual_heads[status] = head
         return head
 
     def reason(self, status: int) -> str:
@@ -187,14 +191,20 @@ class HttpServer:
         self._others += 1
         self.slot.answered(status)
 
-    def waited(self, exchange: "H1Exchange") -> None:
-        """Count the latency of a request that did not end in its first step, as it ends."""
-        began = self.waiting.pop(exchange, None)
-        if began is not None:
+    def wait_for(self, exchange: "H1Exchange") -> None:
+        """A request has not ended in its first step: its latency is its own."""
+
+        def ended() -> None:
+            del self.waiting[exchange]
             self._measured += 1
-            self.slot.took(self.clock() - began)
+            self.slot.took(self.clock() - exchange.started)
             if self.patience is not None:
                 self.patience.end(exchange)
+
+        self.waiting[exchange] = exchange.started
+        exchange.on_finished(ended)
+        if self.patience is not None:
+            self.patience.begin(exchange)
 
     # Around the sleep
 
@@ -203,6 +213,7 @@ class HttpServer:
         self._cells[BUSY_SINCE] = int(now * 1e9)
         if now >= self._heads_until:
             self.status_heads.clear()
+            self.usual_heads.clear()
             # The wall clock's second ends earlier than a second from now.
             wall = time.time()
             self._heads_until = now + 1.0 - (wall - int(wall))

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 # Joining head and body costs a copy, sending them as two vectors costs a call: even at this size.
 JOIN_BELOW: Final = 32 * 1024
 
-# No body, or no final response: these take the long way.
 _BODILESS: Final = frozenset({204, 304})
-_SPECIAL: Final = _BODILESS | frozenset(range(200))
+_CLIENT_GONE: Final = 499  # nginx's word in the log for a client that left before its answer began
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _LENGTHS: Final = tuple(b"Content-Length: %d\r\n\r\n" % n for n in range(1024))
@@ -27,7 +26,7 @@ class H1Exchange(Exchange):
     _chunked: bool = False
     _sized: bool = False  # the length was declared
     _suppressed: bool = False  # HEAD, 204, 304: what is written goes nowhere
-    gone_early: bool = False  # the client left before the head was written
+    usual: bool = False  # HTTP/1.1, not HEAD, and no body: the quick way for most replies
 
     def __init__(
         self,
@@ -80,35 +79,46 @@ class H1Exchange(Exchange):
         self.status = status
         protocol = self._protocol
         size = len(body)
+        start = None
         if (
             self.keep_alive
-            and self.body.at_end
             and not protocol.leaving
-            and self.version == "1.1"
-            and status not in _SPECIAL
+            and (self.usual or (self.body.at_end and self.version == "1.1"))
         ):
-            try:
-                start = protocol.server.status_heads[status]
-            except KeyError:
-                start = protocol.server.status_head(status)
-            # The usual answer: nothing to say about the connection.
-            length = _LENGTHS[size] if size < 1024 else b"Content-Length: %d\r\n\r\n" % size
-            if self.method == "HEAD":
-                self.connection.write(start + fields + length)
-            elif size < JOIN_BELOW:
-                self.bytes_sent = size
-                self.connection.write(b"".join((start, fields, length, body)))
-            else:
-                self.bytes_sent = size
-                self.connection.write(b"".join((start, fields, length)))
-                self.connection.write(body)
-        else:
+            # Nothing to say about the connection. Special statuses are not in there.
+            start = protocol.server.usual_heads.get(status)
+        if start is None:
             self._begin(status, fields, size)
             if body and not self._suppressed:
                 self.bytes_sent = size
                 self.connection.write(body)
+        else:
+            length = _LENGTHS[size] if size < 1024 else b"Content-Length: %d\r\n\r\n" % size
+            connection = self.connection
+            if size >= JOIN_BELOW or connection.out.size or connection.client_gone:
+                self._in_pieces(start + fields + length, body)
+            elif self.usual or self.method != "HEAD":
+                self.bytes_sent = size
+                # Connection.write, written out.
+                data = b"".join((start, fields, length, body))
+                out = connection.out
+                out.pieces.append(data)
+                out.size = len(data)
+                connection.pool.unsent.append(connection)
+            else:
+                connection.write(start + fields + length)
         self.finished = True
         protocol.exchange_finished(self)
+
+    def _in_pieces(self, head: bytes, body: bytes) -> None:
+        """A body that is not worth a copy, or one behind what has not been sent yet."""
+        connection = self.connection
+        if connection.client_gone:
+            self.status = _CLIENT_GONE
+        connection.write(head)
+        if self.method != "HEAD":
+            self.bytes_sent = len(body)
+            connection.write(body)
 
     def start(self, status: int, fields: bytes, length: int | None) -> None:
         if self.head_sent:
@@ -124,6 +134,8 @@ class H1Exchange(Exchange):
             self.status = 0
             raise RuntimeError(f"{status} is an interim status: use inform()")
         protocol = self._protocol
+        if self.connection.client_gone:
+            self.status = _CLIENT_GONE
         parts = [protocol.server.status_heads.get(status) or protocol.server.status_head(status)]
         parts.append(fields)
         # RFC 9110 sections 6.4.1, 8.6: 204 and 304 have no content and 204 no Content-Length.

@@ -81,6 +81,16 @@ def refuse_line(line: bytes, limits: "Limits") -> PeerError:
     return PeerError(400, "invalid request target")
 
 
+def measure(line: bytes, head: bytes, limits: "Limits") -> None:
+    """Raises PeerError when the head, or a part of it, is larger than allowed."""
+    if (
+        len(line) > limits.request_line
+        or len(head) > limits.head
+        or head.count(b"\n") - 2 > limits.header_count
+    ):
+        raise too_large(line, limits)
+
+
 def too_large(line: bytes, limits: "Limits") -> PeerError:
     """A head beyond the limits: of the request line, or of the whole."""
     if len(line) > limits.request_line:
