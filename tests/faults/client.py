@@ -23,8 +23,10 @@ apart. It ends as one of these:
                     that it has not looked at it (RFC 9112 section 9.6). The only one, beside ok,
                     that is no failure
 
-A kept connection that the server ends while nothing is under way is `idle_closed`, no outcome: a
-client sees that before it uses the connection again, and so does this one.
+A kept connection is not used again when it was idle for more than --idle seconds: a server closes
+such a one when it likes, and a request that meets the end on its way is lost by nobody's fault. The
+server's side of this is prefork's timeouts.keep_alive_min. One that the server ends while nothing is under way is `idle_closed`, no outcome: a client sees that before it uses the connection
+again, and so does this one.
 
 Times are of CLOCK_MONOTONIC, which all processes of a machine share. It ends after --seconds, or
 when its standard input does, and has waited for the answers by then. With --progress it says on
@@ -232,6 +234,7 @@ class Wire:
     """A connection and the requests under way on it: more than one when they are pipelined."""
 
     __slots__ = (
+        "answered",
         "connecting",
         "events",
         "keep",
@@ -251,6 +254,7 @@ class Wire:
         self.pending: deque[Request] = deque()
         self.unsent = b""
         self.served = 0
+        self.answered = 0.0  # when the last answer was whole
         self.pid = 0  # of the worker that gave the last answer
         self.events = 0
 
@@ -385,6 +389,9 @@ class Client:
             wire = self.idle.popleft()
             if wire.sock.fileno() < 0:
                 continue
+            if time.monotonic() - wire.answered > self.options.idle:
+                self.end(wire, "", "")
+                continue
             try:
                 wire.sock.recv(1, socket.MSG_PEEK)
             except BlockingIOError:
@@ -483,6 +490,7 @@ class Client:
         """A whole answer."""
         wire.pending.popleft()
         wire.served += 1
+        wire.answered = time.monotonic()
         answer = request.answer
         first, _, rest = bytes(answer.body).partition(b"\n")
         words = first.decode("latin-1").split(" ")
@@ -559,6 +567,7 @@ class Client:
                     "connected": request.connected,
                     "sent": request.sent,
                     "at": now,
+                    "idle": request.due - wire.answered if wire and wire.served else 0.0,
                     "bytes": request.answer.received,
                     "pid": 0 if wire is None else wire.pid,
                     "target": "" if wire is None else wire.target,
@@ -615,6 +624,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600.0, help="at most so long (600)")
     parser.add_argument("--timeout", type=float, default=15.0, help="of a request, seconds (15)")
     parser.add_argument("--keep", type=int, default=16, help="connections that are kept (16)")
+    parser.add_argument("--idle", type=float, default=0.6, help="and are used again for (0.6)")
     parser.add_argument("--fresh", type=float, default=0.5, help="share of fresh ones (0.5)")
     parser.add_argument("--most", type=int, default=900, help="connections at once (900)")
     parser.add_argument("--mix", type=mix, default=mix(DEFAULT_MIX), help=DEFAULT_MIX)

@@ -181,10 +181,16 @@ def test_a_request_on_its_way_when_the_worker_leaves(
     """Kept connections idle about as long as a drain leaves them: some requests meet its end."""
     server = faulty(workers=2, timeouts={"keep_alive_min": "200ms"})
     # 30 connections, a request each every 150 ms or so.
-    with open_loop(server, rate=200, keep=30, fresh=0.05, mix="get:8,post:2") as client:
+    options = {"keep": 30, "fresh": 0.05, "mix": "get:8,post:2", "idle": 60}
+    with open_loop(server, rate=200, **options) as client:
         for _ in range(number):
             before = server.pids()
             reload(server)
             server.wait_for(lambda before=before: not set(before) & set(server.pids()), timeout=60)
         client.wait_more(50)
-    client.assert_none_failed()
+    # What meets a close on its way is lost to HTTP/1.1 itself, but only when the connection had
+    # been idle for long enough; and the server has looked once more before, so it is rare.
+    for failure in client.failures:
+        assert failure["outcome"] == "reused_closed", client.account()
+        assert failure["idle"] > 0.15, client.account()
+    assert len(client.failures) <= number // 4 + 1, client.account()
