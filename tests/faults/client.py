@@ -24,9 +24,10 @@ apart. It ends as one of these:
                     that is no failure
 
 A kept connection is not used again when it was idle for more than --idle seconds: a server closes
-such a one when it likes, and a request that meets the end on its way is lost by nobody's fault. The
-server's side of this is prefork's timeouts.keep_alive_min. One that the server ends while nothing is under way is `idle_closed`, no outcome: a client sees that before it uses the connection
-again, and so does this one.
+such a one when it likes, and a request that meets the end on its way is lost by nobody's fault (the
+server's side of this is prefork's timeouts.keep_alive_min). One that the server ends while nothing
+is under way is `idle_closed`, no outcome: a client sees that before it uses the connection again,
+and so does this one.
 
 Times are of CLOCK_MONOTONIC, which all processes of a machine share. It ends after --seconds, or
 when its standard input does, and has waited for the answers by then. With --progress it says on
