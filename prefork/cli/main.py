@@ -32,6 +32,9 @@ ERRANDS: Final = {
     "reopen": Errand("prefork.cli.control:reopen", "Control", "Reopen the log files."),
     "scale": Errand("prefork.cli.control:scale", "Control", "Change the number of workers."),
     "status": Errand("prefork.cli.status:status", "Control", "Show the master and its workers."),
+    "stacks": Errand(
+        "prefork.cli.stacks:stacks", "Control", "Print what the workers are doing, by line."
+    ),
     "config": Errand("prefork.cli.config:config", "Set up", "Show, explain or export settings."),
     "init": Errand("prefork.cli.init:init", "Set up", "Write a short commented configuration."),
     "completion": Errand(

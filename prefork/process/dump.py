@@ -6,6 +6,7 @@ Python's when it can; a worker that hangs in C gives the first only.
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -14,6 +15,7 @@ from msgspec import Struct
 from prefork.process.stacks import FULL, Stacks, end_mark
 from prefork.process.table import ProcessSlot
 from prefork.process.timers import Timers
+from prefork.scoreboard import Slot
 
 # Below this frame a worker's stack is its master's, from before the fork.
 _WORKER: Final = "in worker_process_cycle"
@@ -44,6 +46,30 @@ def lines(said: Answer) -> list[str]:
     elif not said.whole:
         out.append("Python does not run in it: its requests and tasks cannot be told from inside")
     return out
+
+
+def requests(slot: Slot) -> list[str]:
+    """What it is at, seen from outside: the request of this turn, and how many wait."""
+    now = time.monotonic()
+    out = []
+    at = current(slot)
+    if at is not None:
+        began, line = at
+        out.append(f'running: "{line}", {now - began:.1f} s')
+    if slot.running:
+        age = now - slot.oldest_since_ns / 1e9
+        out.append(f'waiting: {slot.running}, the oldest "{slot.oldest_line}", {age:.1f} s')
+    return out
+
+
+def current(slot: Slot) -> tuple[float, str] | None:
+    """(since when, request line) of the request that began in the turn that goes on."""
+    since = slot.busy_since_ns
+    recent = slot.recent()
+    # Microseconds are lost on the way from the one clock's float to the other's integer.
+    if since and recent and recent[0][0] >= since / 1e9 - 1e-6:
+        return recent[0]
+    return None
 
 
 def without_ancestors(text: str) -> list[str]:

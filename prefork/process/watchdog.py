@@ -249,18 +249,7 @@ class Watchdog:
         dump.ask(self._timers, self._master.stacks, row, answered)
 
     def _requests(self, row: ProcessSlot) -> list[str]:
-        """What it is at, from outside: the request of this turn, and how many wait."""
-        slot = self._master.board.slot(row.index)
-        now = self._timers.clock()
-        lines = []
-        current = _current(slot)
-        if current is not None:
-            began, line = current
-            lines.append(f'running: "{line}", {now - began:.1f} s')
-        if slot.running:
-            age = now - slot.oldest_since_ns / 1e9
-            lines.append(f'waiting: {slot.running}, the oldest "{slot.oldest_line}", {age:.1f} s')
-        return lines
+        return dump.requests(self._master.board.slot(row.index))
 
     # Looking
 
@@ -304,7 +293,7 @@ class Watchdog:
         age = now - max(since / 1e9, watch.fresh)
         share = self._cpu_share(row, watch, since, now, conf.timeouts.hang)
         hang, limit, slow = conf.timeouts.hang, conf.timeouts.request, conf.slow_request
-        serves = _current(slot) is not None or slot.running > 0
+        serves = dump.current(slot) is not None or slot.running > 0
 
         def goes_on() -> bool:
             return slot.busy_since_ns != since
@@ -361,16 +350,6 @@ class Watchdog:
             )
         watch.debugged = debugged
         return debugged
-
-
-def _current(slot: "Slot") -> tuple[float, str] | None:
-    """(since when, request line) of the request that began in the turn that goes on."""
-    since = slot.busy_since_ns
-    recent = slot.recent()
-    # Microseconds are lost on the way from the one clock's float to the other's integer.
-    if since and recent and recent[0][0] >= since / 1e9 - 1e-6:
-        return recent[0]
-    return None
 
 
 def _send(pid: int, number: signal.Signals) -> None:
