@@ -22,7 +22,7 @@ PATIENCE: Final = 10.0  # seconds more than any step may take by the master's ow
 
 @click.command()
 @naming
-@click.option("--no-wait", is_flag=True, help="Send HUP and return; the error log has the verdict.")
+@click.option("--no-wait", is_flag=True, help="Send HUP and return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as one JSON object.")
 @time_limit("Wait this long; by default as long as the reload goes on, whose steps have limits.")
 def reload(
@@ -59,7 +59,10 @@ def reload(
     master = find_master(config_path, pid_file, pid)
     if no_wait:
         master.send(signal.SIGHUP)
-        click.echo(f"HUP sent to prefork (pid {master.pid}); the error log will have the verdict")
+        click.echo(
+            f"HUP sent to prefork (pid {master.pid}); the error log and `prefork status`"
+            " will have the verdict"
+        )
         return
     report = verdict(master, timeout)
     facts: dict[str, Any] = report["facts"]

@@ -157,7 +157,7 @@ def _strip(report: traceback.TracebackException, seen: set[int]) -> None:
     if id(report) in seen:
         return
     seen.add(id(report))
-    kept = [frame for frame in report.stack if not _foreign(frame.filename)]
+    kept = [frame for frame in report.stack if not foreign(frame.filename)]
     if kept:
         report.stack[:] = kept
     else:
@@ -169,7 +169,8 @@ def _strip(report: traceback.TracebackException, seen: set[int]) -> None:
         _strip(other, seen)
 
 
-def _foreign(filename: str) -> bool:
+def foreign(filename: str) -> bool:
+    """Is it a file of prefork's, or of the import machinery?"""
     if filename.startswith("<frozen importlib"):
         return True
     if filename == importlib.__file__:

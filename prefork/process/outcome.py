@@ -5,6 +5,7 @@ for while another is at work, by HUPs that carry no name: whoever sent one goes 
 reload was begun, which is stored beside its outcome, and takes the first that began after his own.
 """
 
+import re
 import time
 from typing import Any, Final
 
@@ -13,11 +14,13 @@ from msgspec import Struct
 
 from prefork.config.diff import Change
 from prefork.process.commands import shortened
+from prefork.process.loading import foreign
 from prefork.scoreboard import RELOAD_REPORT_ROOM, Header, Verdict
 
 # How the part of a report begins that is a traceback: Python's own, an exception group's, or one of
 # faulthandler's.
 _TRACEBACK: Final = ("Traceback (most recent", "(most recent call first)")
+_FRAME: Final = re.compile(r'  File "([^"]+)", line \d+ in ')
 _SHORT: Final = 40  # characters of a value in a report that would be too long
 
 
@@ -75,8 +78,17 @@ def split_report(report: str) -> tuple[str, str | None]:
     lines = report.split("\n")
     for index, line in enumerate(lines):
         if index and any(mark in line for mark in _TRACEBACK):
-            return "\n".join(lines[:index]), "\n".join(lines[index:])
+            return "\n".join(lines[:index]), "\n".join(filter(_operators, lines[index:]))
     return report, None
+
+
+def _operators(line: str) -> bool:
+    """Is it no frame of ours or of the import machinery, as faulthandler writes them?
+
+    Those of a Python traceback are gone already.
+    """
+    frame = _FRAME.match(line)
+    return frame is None or not foreign(frame[1])
 
 
 class Account:

@@ -239,6 +239,6 @@ class Reload:
 
     def _end(self, outcome: Outcome) -> None:
         master = self._master
-        master.commands.finish(self._ticket, ok=outcome.ok, text=outcome.text)
+        master.commands.finish(self._ticket, ok=outcome.ok, text=outcome.line)
         master.account.end(outcome)
         master.wake()  # for what has waited for this end

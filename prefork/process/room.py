@@ -67,7 +67,11 @@ class Room:
         slot = self._master.board.slot(row.index)
         left = slot.connections
         text = f"{row.name} (pid {row.pid}) with {left} connection{'s'[: left != 1]}"
-        if slot.oldest_since_ns and slot.oldest_line:
-            age = max(time.monotonic_ns() - slot.oldest_since_ns, 0) / 1e9
-            text += f", {slot.oldest_line} for {age:.1f} s"
+        began, line = 0.0, ""
+        if slot.running:
+            began, line = slot.oldest_since_ns / 1e9, slot.oldest_line
+        elif slot.busy_since_ns:  # one that has not let its worker sleep since it began
+            began, line = next(iter(slot.recent()), (began, line))
+        if line:
+            text += f', "{line}" for {max(time.monotonic() - began, 0.0):.1f} s'
         return text

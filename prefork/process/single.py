@@ -261,7 +261,7 @@ class Single:
                 error=str(error),
             )
             old.error_log.error(outcome.text)
-            self.commands.finish(ticket, ok=False, text=outcome.text)
+            self.commands.finish(ticket, ok=False, text=outcome.line)
             self.account.end(outcome)
             self.notifier.ready(status="single process")
             return
@@ -299,7 +299,7 @@ class Single:
             note=f"generation {old.generation} -> {new.generation}, the application stays imported",
         )
         new.error_log.notice(f"reconfigured: {outcome.text}")
-        self.commands.finish(ticket, ok=True, text=outcome.text)
+        self.commands.finish(ticket, ok=True, text=outcome.line)
         self.account.end(outcome)
         self.notifier.ready(status="single process")
 
