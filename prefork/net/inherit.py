@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from prefork.net.listener import Listener
 
 VARIABLE: Final = "PREFORK"
+# Which of those descriptors the old master, or one before it, has bound itself: numbers with ";".
+# Apart, for a program that does not know of it shall understand the other one.
+BOUND: Final = "PREFORK_BOUND"
 _SYSTEMD_FIRST: Final = 3  # sd_listen_fds(3), SD_LISTEN_FDS_START
 _SYSTEMD_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -34,12 +37,16 @@ Origin = Literal["inherited", "systemd"]
 
 @dataclass(slots=True)
 class InheritedSocket:
-    """`label` is the configured address where it was handed over, or `systemd:name`."""
+    """`label` is the configured address where it was handed over, or `systemd:name`.
+
+    `own`: this server has bound it, before a binary upgrade.
+    """
 
     sock: socket.socket
     origin: Origin
     label: str
     bound: str
+    own: bool = False
 
     def matches(self, address: "ListenAddress") -> bool:
         if address.kind == "fd":
@@ -73,6 +80,7 @@ class Inherited:
                 wanted.append((int(number), "inherited", _unquote(label)))
             else:
                 problems.append(f'{VARIABLE}: "{item}" is no descriptor, ignored')
+        own = {int(number) for number in environ.pop(BOUND, "").split(";") if number.isdecimal()}
         pid, count, names = (environ.pop(name, "") for name in _SYSTEMD_VARIABLES)
         if count.isdecimal() and pid == str(os.getpid()):
             labels = names.split(":") if names else []
@@ -87,6 +95,7 @@ class Inherited:
             if isinstance(found, str):
                 problems.append(found)
             else:
+                found.own = origin == "inherited" and fd in own
                 sockets.append(found)
         return cls(sockets, problems)
 
@@ -141,6 +150,11 @@ def hand_over(listeners: Iterable["Listener"]) -> str:
         known = label == bound_text(listener.sock)
         items.append(f"{fd};" if known else f"{fd}={_quote(label)};")
     return "".join(items)
+
+
+def own_numbers(listeners: Iterable["Listener"]) -> str:
+    """The value of PREFORK_BOUND for a new binary."""
+    return "".join(f"{listener.fileno()};" for listener in listeners if listener.own)
 
 
 def bound_text(sock: socket.socket) -> str:

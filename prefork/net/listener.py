@@ -32,12 +32,16 @@ Origin = Literal["bound", "inherited", "systemd"]
 class Listener:
     """A listening, non-blocking socket and the address it serves."""
 
-    __slots__ = ("_giver", "_identity", "_path", "address", "origin", "sock", "url")
+    __slots__ = ("_giver", "_identity", "_path", "address", "origin", "own", "sock", "url")
 
-    def __init__(self, address: "ListenAddress", sock: socket.socket, origin: Origin) -> None:
+    def __init__(
+        self, address: "ListenAddress", sock: socket.socket, origin: Origin, *, own: bool = False
+    ) -> None:
+        """`own`: inherited, but from a master of ours that had bound it."""
         self.address = address
         self.sock = sock
         self.origin = origin
+        self.own = own or origin == "bound"
         bound = bound_text(sock)
         self.url = bound if sock.family == socket.AF_UNIX else f"http://{bound}"
         # While the master that handed it over lives, the socket's file is that master's.
@@ -53,8 +57,11 @@ class Listener:
 
     @property
     def ours_alone(self) -> bool:
-        """Made by this server, and shared with nobody but its workers."""
-        return self.origin == "bound"
+        """Made by this server, and shared with nobody but its workers.
+
+        After a binary upgrade that is so when the master before has gone.
+        """
+        return self.own and not (self._giver and os.getppid() == self._giver)
 
     def close(self, unlink: bool = False) -> None:
         """Close our descriptor; the last close of a socket resets what waits in its queue.
@@ -263,14 +270,16 @@ def _listen_fd(address: "ListenAddress") -> Listener:
 
 def _listen_inherited(address: "ListenAddress", given: InheritedSocket) -> Listener:
     try:
-        return _listening(address, given.sock, given.origin)
+        return _listening(address, given.sock, given.origin, own=given.own)
     except OSError as exc:
         raise OperatorError(
             f"listen() on inherited {address.text} failed {errno_text(exc)}"
         ) from exc
 
 
-def _listening(address: "ListenAddress", sock: socket.socket, origin: Origin) -> Listener:
+def _listening(
+    address: "ListenAddress", sock: socket.socket, origin: Origin, *, own: bool = False
+) -> Listener:
     if sock.type != socket.SOCK_STREAM:
         raise OperatorError(f"listen: {address.text} is no stream socket")
     sock.setblocking(False)
@@ -281,7 +290,7 @@ def _listening(address: "ListenAddress", sock: socket.socket, origin: Origin) ->
     given = address.kind in ("fd", "systemd")
     if not (given and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)):
         sock.listen(address.backlog)  # a given socket keeps the backlog its giver chose
-    return Listener(address, sock, origin)
+    return Listener(address, sock, origin, own=own)
 
 
 def _change(listener: Listener, address: "ListenAddress") -> None:

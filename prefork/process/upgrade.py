@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from prefork.errors import EXIT_FAILED, OperatorError
 from prefork.log import errno_text
-from prefork.net.inherit import VARIABLE, hand_over
+from prefork.net.inherit import BOUND, VARIABLE, hand_over, own_numbers
 from prefork.process.commands import Ticket
 from prefork.process.spawn import SpawnError, spawn_process
 from prefork.process.table import ProcessSlot, Respawn
@@ -174,6 +174,7 @@ class Upgrade:
             environ = dict(os.environ)
             environ.update(master.notifier.environment)
             environ[VARIABLE] = hand_over(master.cycle.listeners)
+            environ[BOUND] = own_numbers(master.cycle.listeners)
             channel.set_inheritable(True)
             environ[CHANNEL] = str(channel.fileno())
             if reserved is not None:

@@ -12,7 +12,7 @@ import pytest
 
 from prefork.config.address import ListenAddress
 from prefork.errors import OperatorError
-from prefork.net.inherit import Inherited, hand_over
+from prefork.net.inherit import Inherited, hand_over, own_numbers
 from prefork.net.listener import open_listeners
 
 # Plays systemd: exec a program whose LISTEN_PID is its own and whose descriptors start at 3.
@@ -171,6 +171,22 @@ def test_what_is_no_socket_is_a_problem_and_nothing_worse() -> None:
     os.fstat(ours)
     os.close(ours)
     os.close(theirs)
+
+
+def test_who_has_bound_a_socket_survives_the_upgrade() -> None:
+    """Only what a master before us has bound is ours; a later upgrade says so again."""
+    with listening() as first, listening() as second:
+        fds = [os.dup(one.fileno()) for one in (first, second)]
+        environ = {"PREFORK": "".join(f"{fd};" for fd in fds), "PREFORK_BOUND": f"{fds[0]};"}
+        inherited = Inherited.from_environment(environ)
+        addresses = [ListenAddress.parse(one.bound, "/") for one in inherited.sockets]
+        listeners = open_listeners(addresses, inherited=inherited)
+        assert [one.own for one in listeners] == [True, False]
+        assert not any(one.ours_alone for one in listeners)  # the giver, our parent, lives
+        assert own_numbers(listeners) == f"{fds[0]};"
+        assert environ == {}
+        for one in listeners:
+            one.close()
 
 
 def test_an_empty_environment_inherits_nothing() -> None:

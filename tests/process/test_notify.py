@@ -186,3 +186,17 @@ def test_an_upgrade_hands_the_main_pid_over_and_back(daemon: "Daemons", manager:
     assert manager.count("STOPPING") == 0
     server.send(signal.SIGQUIT)
     manager.wait_for("STOPPING")
+
+
+def test_the_end_is_told_before_the_delay(daemon: "Daemons", manager: Manager) -> None:
+    server = daemon(
+        environ={"NOTIFY_SOCKET": manager.path}, drain_delay=60, timeouts={"graceful": 7}
+    )
+    server.send(signal.SIGQUIT)
+    server.wait_for("accepting for another 60 s")
+    stopping = manager.wait_for("STOPPING")
+    extended = manager.wait_for("EXTEND_TIMEOUT_USEC", since=stopping)
+    assert int(manager.messages[extended]["EXTEND_TIMEOUT_USEC"]) >= 67_000_000
+    assert server.get().status == 200
+    server.send(signal.SIGQUIT)
+    assert server.wait() == 0

@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -102,6 +103,21 @@ def test_by_memory(daemon: "Daemons") -> None:
         time.sleep(0.1)
     assert served > {first}
     assert "MiB of memory, more than the 96 MiB of recycle.max_memory" in server.log
+
+
+def test_nobody_is_woken_to_be_measured(daemon: "Daemons") -> None:
+    server = daemon(app=SLOW_BOOT, recycle={"max_memory": "1MiB", "min_lifetime": "1h"})
+    (worker,) = server.pids()
+    assert server.get().status == 200
+    time.sleep(1.5)
+    before = [context_switches(server.pid), context_switches(worker)]
+    time.sleep(3)
+    assert [context_switches(server.pid), context_switches(worker)] == before
+
+
+def context_switches(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.rpartition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 def test_a_worker_lives_for_a_while(daemon: "Daemons") -> None:

@@ -260,7 +260,7 @@ def start_with(server: "Server", holder: socket.socket) -> None:
 
 def test_an_upgrade_shuts_nobody_out(daemon: "Daemons") -> None:
     """The old master leaves while the new one lives: the socket is not its alone."""
-    server = daemon(app=SLUGGISH)
+    server = daemon(app=SLUGGISH, workers=2)
     old = server.pid
     since = len(server.log)
     server.send(signal.SIGUSR2)
@@ -272,6 +272,14 @@ def test_an_upgrade_shuts_nobody_out(daemon: "Daemons") -> None:
     with Crowd(("127.0.0.1", server.port), "/wait") as crowd:
         time.sleep(1.0)
     assert set(crowd.late) | set(crowd.early) == {"HTTP/1.1 200 OK"}
+    # What the old one has bound is the new one's alone by now.
+    with Crowd(("127.0.0.1", server.port), "/block") as crowd:
+        time.sleep(1.0)
+        crowd.stop_at = time.monotonic()
+        server.send(signal.SIGQUIT)
+        time.sleep(0.5)
+    assert set(crowd.early) == {"HTTP/1.1 200 OK"}, server.account()
+    assert set(crowd.late) <= {"HTTP/1.1 200 OK", "ConnectionRefusedError"}, server.account()
 
 
 # Lame duck
