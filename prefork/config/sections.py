@@ -123,6 +123,24 @@ class Timeouts(Struct, frozen=True, kw_only=True):
             known_as=("client_body_timeout", "request_body_timeout"),
         ),
     ] = 30.0
+    ping: Annotated[
+        float,
+        Option(
+            OrWord(Duration(0.01), off=0.0),
+            "How long a WebSocket client may be silent before it is asked whether it is there.",
+            example="1m",
+            known_as=("ws_ping_interval", "websocket_ping_interval"),
+        ),
+    ] = 20.0
+    pong: Annotated[
+        float,
+        Option(
+            Duration(0.01),
+            "How long a WebSocket client may take to answer that before it counts as gone.",
+            example="10s",
+            known_as=("ws_ping_timeout", "websocket_ping_timeout"),
+        ),
+    ] = 20.0
     abandoned: Annotated[
         float,
         Option(
@@ -236,6 +254,16 @@ class Limits(Struct, frozen=True, kw_only=True):
             "The largest body of a request. A larger one is answered with 413.",
             example="1GiB",
             known_as=("client_max_body_size", "max_body_size", "limit_request_body"),
+        ),
+    ] = 16 << 20
+    message: Annotated[
+        int,
+        Option(
+            Size(1, 1 << 40),
+            "The largest message of a WebSocket client, unpacked. A larger one closes the socket "
+            "with 1009.",
+            example="1MiB",
+            known_as=("ws_max_size", "websocket_max_size"),
         ),
     ] = 16 << 20
     connections: Annotated[

@@ -50,6 +50,12 @@ class AsgiHost:
         root_path = self.root_path
 
         async def handle(exchange: "Exchange") -> None:
+            if exchange.upgrade == "websocket":
+                # The library is a price that only those pay who need it.
+                from prefork.gateway.asgi_websocket import serve_websocket
+
+                await serve_websocket(app, exchange, state, root_path, error_log)
+                return
             talk = HttpTalk(exchange, error_log)
             try:
                 await app(http_scope(exchange, state, root_path), talk.receive, talk.send)
@@ -98,8 +104,8 @@ def unfinished(talk: HttpTalk, log: "ErrorLog") -> None:
 
 
 def _end(exchange: "Exchange") -> None:
-    if exchange.finished:
-        return
+    if exchange.finished or exchange.status == 101:
+        return  # what has become a WebSocket is closed by its own rules
     if exchange.head_sent or exchange.client_gone:
         # Never an error page glued to half a body.
         exchange.abort()

@@ -21,6 +21,7 @@ from prefork.http.headers import Headers, split_fields
 if TYPE_CHECKING:
     import asyncio
 
+    from prefork.http.server import HttpServer
     from prefork.net.connection import Connection
 
 Handler = Callable[["Exchange"], Coroutine[Any, Any, None]]
@@ -43,6 +44,7 @@ class Exchange(ABC):
     connection: "Connection"
     started: float  # the reactor's clock
     body: Body = NO_BODY
+    upgrade: str = ""  # the protocol that the client offers to change to, in lower case
     host: str = ""  # the authority that was asked for; "" only in HTTP/1.0
 
     status: int = 0
@@ -117,6 +119,11 @@ class Exchange(ABC):
     def client_left(self) -> bool:
         """The client has closed its side, or is gone: it waits for nothing, as far as one knows."""
 
+    @property
+    @abstractmethod
+    def server(self) -> "HttpServer":
+        """The server whose request this is."""
+
     def on_finished(self, fn: Callable[[], None]) -> None:
         """Call `fn` once, when the response is sent to its end or can no longer be."""
         if self._on_finished is None:
@@ -150,6 +157,13 @@ class Exchange(ABC):
     @abstractmethod
     def close_after(self) -> None:
         """The connection is to end with this response; to be called before its head."""
+
+    @abstractmethod
+    def switch(self, fields: bytes, receiver: Callable[[bytes], None]) -> None:
+        """Answer 101; what the client sends from now on goes to `receiver`.
+
+        The other way it is the connection that is written to. `end()` closes it.
+        """
 
     @abstractmethod
     def start(self, status: int, fields: bytes, length: int | None) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from prefork.event.executor import Executor
     from prefork.http.accesslog import AccessLog
     from prefork.http.h1.exchange import H1Exchange
+    from prefork.http.websocket import Keepalive
     from prefork.log import ErrorLog
     from prefork.net.listener import Listener
 
@@ -72,6 +73,7 @@ class HttpServer:
         self.access_log = access_log
         self.requests = 0  # answered, since the start
         self.accepted = 0
+        self.websockets: Keepalive | None = None  # made when the first one comes
         self.closing = False  # it drains: what runs is finished, idle connections go
         self.last_answers = False  # every connection's next answer is its last
         self.stopping = False  # the whole server has been asked to stop, not this worker alone
@@ -195,7 +197,8 @@ class HttpServer:
         """A request has not ended in its first step: its latency is its own."""
 
         def ended() -> None:
-            del self.waiting[exchange]
+            if self.waiting.pop(exchange, None) is None:
+                return  # it has become something else
             self._measured += 1
             self.slot.took(self.clock() - exchange.started)
             if self.patience is not None:
@@ -205,6 +208,11 @@ class HttpServer:
         exchange.on_finished(ended)
         if self.patience is not None:
             self.patience.begin(exchange)
+
+    def wait_no_more(self, exchange: "H1Exchange") -> None:
+        """It speaks another protocol now: it has no latency, and its age says nothing."""
+        if self.waiting.pop(exchange, None) is not None and self.patience is not None:
+            self.patience.end(exchange)
 
     # Around the sleep
 

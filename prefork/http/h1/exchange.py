@@ -8,6 +8,7 @@ from prefork.http.exchange import Exchange
 
 if TYPE_CHECKING:
     from prefork.http.h1.protocol import H1Protocol
+    from prefork.http.server import HttpServer
 
 # Joining head and body costs a copy, sending them as two vectors costs a call: even at this size.
 JOIN_BELOW: Final = 32 * 1024
@@ -57,6 +58,10 @@ class H1Exchange(Exchange):
     @property
     def client_left(self) -> bool:
         return self.connection.client_gone or self._protocol.saw_eof
+
+    @property
+    def server(self) -> "HttpServer":
+        return self._protocol.server
 
     @property
     def draining(self) -> bool:
@@ -119,6 +124,15 @@ class H1Exchange(Exchange):
         if self.method != "HEAD":
             self.bytes_sent = len(body)
             connection.write(body)
+
+    def switch(self, fields: bytes, receiver: Callable[[bytes], None]) -> None:
+        if self.head_sent or not self.upgrade:
+            raise RuntimeError("there is nothing to change to another protocol")
+        self.head_sent = True
+        self.status = 101
+        self.keep_alive = False
+        self.connection.write(b"%b%b\r\n" % (self.server.status_head(101), fields))
+        self._protocol.switch(self, receiver)
 
     def start(self, status: int, fields: bytes, length: int | None) -> None:
         if self.head_sent:

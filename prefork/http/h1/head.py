@@ -236,3 +236,9 @@ def connection_tokens(head: bytes, lower: bytes) -> list[bytes]:
     """What the Connection field lists, lower case."""
     joined = b",".join(values_of(head, lower, b"connection"))
     return [token.strip(b" \t").lower() for token in joined.split(b",")]
+
+
+def offered_protocol(head: bytes, lower: bytes) -> str:
+    """The one protocol that the Upgrade field names; "" when it names several."""
+    value = b",".join(values_of(head, lower, b"upgrade"))
+    return "" if b"," in value else value.decode("latin-1").strip().lower()

@@ -6,6 +6,7 @@ A connection is in one of these states:
     BODY    a request is running and its body is still coming
     RUN     a request is running and has come whole
     DRAIN   the response is sent, the rest of the request's body is read and dropped
+    OTHER   it speaks another protocol now (101), which what comes is handed to
     CLOSED  over, or about to be when what was written is sent
 
 Heads are found here, by their empty line, and given to the parser one at a time. So the parser
@@ -15,6 +16,7 @@ in `_buffer` until its turn comes.
 """
 
 import asyncio
+from collections.abc import Callable
 from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -32,6 +34,7 @@ from prefork.http.h1.head import (
     connection_tokens,
     framing,
     measure,
+    offered_protocol,
     other_form,
     refuse_line,
     skip_empty_line,
@@ -56,10 +59,11 @@ class State(IntEnum):
     RUN = 2
     DRAIN = 3
     CLOSED = 4
+    OTHER = 5
 
 
 # As plain names: an enum member's look-up is two attribute reads on the hot path.
-HEAD, BODY, RUN, DRAIN, CLOSED = State
+HEAD, BODY, RUN, DRAIN, CLOSED, OTHER = State
 
 
 class H1Protocol:
@@ -71,6 +75,7 @@ class H1Protocol:
         "_chunked",
         "_head_begun",
         "_left",
+        "_receiver",
         "connection",
         "exchange",
         "leaving",
@@ -78,6 +83,8 @@ class H1Protocol:
         "server",
         "state",
     )
+
+    _receiver: Callable[[bytes], None]  # once it has switched
 
     def __init__(self, server: "HttpServer", connection: Connection) -> None:
         self.server = server
@@ -115,6 +122,8 @@ class H1Protocol:
             self._body_data(data)
         elif state is RUN:
             self._pipelined(data)
+        elif state is OTHER:
+            self._receiver(data)
 
     def _pipelined(self, data: bytes) -> None:
         self._buffer += data
@@ -283,6 +292,8 @@ class H1Protocol:
             self.state = RUN
         else:
             self._with_body(exchange, http_1_0, bodiless=offered or parser.complete)
+            if offered and not http_1_0 and self.state is RUN:
+                exchange.upgrade = offered_protocol(head, lower)
         self.exchange = exchange
         try:
             task = server.spawn(server.handler(exchange))
@@ -292,7 +303,7 @@ class H1Protocol:
             return
         if not task.done():
             exchange.task = task
-            if not exchange.finished:
+            if not exchange.finished and self.state is not OTHER:
                 server.wait_for(exchange)
             # A handler may go on after its answer, while the next request runs already.
             task.add_done_callback(partial(self._task_done, exchange))
@@ -424,6 +435,19 @@ class H1Protocol:
             self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if self.state is BODY:
             self.server.bodies.touch(self)
+
+    # Another protocol
+
+    def switch(self, exchange: H1Exchange, receiver: Callable[[bytes], None]) -> None:
+        """HTTP is over on this connection: what has come and what comes goes to `receiver`."""
+        self.state = OTHER
+        self._receiver = receiver
+        self.server.wait_no_more(exchange)
+        data, self._buffer = self._buffer, b""
+        if data:
+            receiver(data)
+        if not self.saw_eof:
+            self.connection.resume_reading()
 
     # The end of a request
 
