@@ -162,7 +162,8 @@ def test_a_failed_start_is_a_failed_boot(
     server.exit_code = server.process.returncode
     for text in said:
         assert text in server.log
-    assert "prefork/" not in server.log.replace(str(server.directory), "")
+    if source is not SILENT:  # the stack of a hung boot is shown whole
+        assert "prefork/" not in server.log.replace(str(server.directory), "")
 
 
 SHUTDOWN = (
