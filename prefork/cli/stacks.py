@@ -125,15 +125,15 @@ def found(master: RunningMaster, number: int | None) -> list[Asked]:
 
 def ask(master: RunningMaster, memory: Stacks, worker: Asked) -> None:
     """Send the signal, unless that would do harm or no good."""
-    state, parent = process(worker.pid)
+    state, parent = dump.process(worker.pid)
     worker.begin = memory.used(worker.index)
     if state in ("", "Z"):
         worker.problem = "it has ended, and its master has not noticed yet"
-    elif state in ("T", "t"):
+    elif state in dump.STOPPED:
         worker.problem = "it is stopped (SIGSTOP, or a debugger), and can answer nothing"
     elif worker.begin > FULL:
         worker.problem = "it has been asked so often, without running Python, that there is no room"
-    elif master.pid not in (parent, process(parent)[1]):
+    elif master.pid not in (parent, dump.process(parent)[1]):
         worker.problem = f"process {worker.pid} is not of this server any more"
     else:
         try:
@@ -160,16 +160,6 @@ def wait(memory: Stacks, workers: list[Asked], timeout: float) -> None:
             told = True
             say(f"waiting for Python in worker {', '.join(left)}")
         time.sleep(LOOK_EVERY)
-
-
-def process(pid: int) -> tuple[str, int]:
-    """(state letter, parent) of a process; ("", 0) when there is none."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return fields[0], int(fields[1])
-    except (OSError, IndexError, ValueError):
-        return "", 0
 
 
 def as_dict(worker: Asked) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from prefork.scoreboard import Slot
 # Below this frame a worker's stack is its master's, from before the fork.
 _WORKER: Final = "in worker_process_cycle"
 
+STOPPED: Final = ("T", "t")  # states of a process, by SIGSTOP and by a debugger
+
 _LOOK_EVERY: Final = 0.02  # seconds, while an answer is waited for
 _FOR_PYTHON: Final = 1.0  # seconds that Python has after C has answered
 _FOR_C: Final = 3.0  # on a machine with much to do
@@ -42,7 +44,7 @@ def lines(said: Answer) -> list[str]:
     """For the log and for people."""
     out = without_ancestors(said.text)
     if not out:
-        out.append("it gives no stacks: stopped, or the application has taken SIGUSR2")
+        out.append("it gives no stacks: it is stopped, or its application has taken SIGUSR2")
     elif not said.whole:
         out.append("Python does not run in it: its requests and tasks cannot be told from inside")
     return out
@@ -70,6 +72,16 @@ def current(slot: Slot) -> tuple[float, str] | None:
     if since and recent and recent[0][0] >= since / 1e9 - 1e-6:
         return recent[0]
     return None
+
+
+def process(pid: int) -> tuple[str, int]:
+    """(state letter, parent) of a process; ("", 0) when there is none."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return fields[0], int(fields[1])
+    except (OSError, IndexError, ValueError):
+        return "", 0
 
 
 def without_ancestors(text: str) -> list[str]:
@@ -108,6 +120,9 @@ def ask(
         else:
             timers.after(_LOOK_EVERY, look)
 
+    if process(pid)[0] in STOPPED:
+        timers.after(0.0, lambda: on_answer(Answer("", False)))
+        return
     if begin < FULL:
         try:
             os.kill(pid, signal.SIGUSR2)

@@ -130,7 +130,13 @@ def master_process_cycle(master: "Master") -> int:
             sigio = len(master.table.living()) + 2
             # It is the delay that is compared, not the time that went by: TERM after 0, 150, 350,
             # 750 and 1550 ms, KILL after 3150.
-            master.workers.signal_all(signal.SIGKILL if delay > LAST_DELAY else signal.SIGTERM)
+            if delay > LAST_DELAY:
+                master.watchdog.last_words()
+                master.workers.signal_all(signal.SIGKILL)
+            else:
+                master.workers.signal_all(signal.SIGTERM)
+                if delay * 2 > LAST_DELAY:
+                    master.watchdog.last_question()
             continue
 
         if flags.quit:
@@ -218,6 +224,7 @@ class Master:
         self.children = Children(self)
         self.watchdog = Watchdog(self)
         self.workers.on_overdue = self.watchdog.boot_overdue
+        self.workers.on_deaf = self.watchdog.deaf
         self.retired = RetiredListeners(self.table)
         self.commands = Commands(self.board)
         self.account = Account(self.board.header)

@@ -27,10 +27,8 @@ from msgspec import Struct
 
 from prefork.config.schema import Config
 from prefork.process import dump
-from prefork.process.boot import Boot
 from prefork.process.obituary import Obituaries
-from prefork.process.spawn import SpawnError
-from prefork.process.table import Death, ProcessSlot, Respawn
+from prefork.process.table import Death, ProcessSlot
 from prefork.process.timers import Timer
 from prefork.unix.channel import Command, Message
 from prefork.unix.signals import signal_name
@@ -72,7 +70,7 @@ class Watch(Struct, eq=False):
     stop_timer: Timer | None = None
     asking: bool = False
     condemned: bool = False
-    replacing: bool = False
+    stuck: bool = False  # a thread of it
     debugged: bool = False
 
 
@@ -84,6 +82,7 @@ class Watchdog:
         self._timers = master.timers
         self._watches: dict[int, Watch] = {}
         self._obituaries = Obituaries(master.board, master.stacks)
+        self._asked: dict[int, int] = {}  # by pid, where the answer to the last question begins
         self._timer: Timer | None = None
         self._due = 0.0
         self._slept = _slept()
@@ -102,13 +101,18 @@ class Watchdog:
             self._arm(interval)
 
     def stuck(self, row: ProcessSlot, text: str) -> None:
-        """One of its threads will not end: a fresh worker, then this one leaves."""
+        """One of its threads will not end: another worker takes its place."""
         watch = self._watch(row)
-        if watch.replacing or row.exiting or not row.respawn:
+        if watch.stuck or row.exiting:
             return
-        watch.replacing = True
-        said = f"{row.name} {row.pid}: {text}; the worker is replaced"
-        self._dump(row, lambda lines: self._replace(row, "\n".join((said, *lines))))
+        watch.stuck = True
+        said = f"{row.name} {row.pid}: {text}"
+
+        def told(lines: list[str]) -> None:
+            self._master.cycle.error_log.error("\n".join((said, *lines)))
+            self._master.replacements.ask(row, "a thread of its does not end (timeouts.request)")
+
+        self._dump(row, told)
 
     def stopped(self, row: ProcessSlot, number: int) -> None:
         """Somebody has stopped it: not its fault, but it serves nobody."""
@@ -192,6 +196,32 @@ class Watchdog:
 
         self.end(row, reason, unless=is_ready)
 
+    def deaf(self, row: ProcessSlot, reason: str) -> None:
+        """It was asked to leave, its time is over: log `reason` and the stacks, then KILL."""
+
+        def told(lines: list[str]) -> None:
+            self._master.cycle.error_log.warn("\n".join((reason, *lines)))
+            _send(row.pid, signal.SIGKILL)
+
+        self._dump(row, told)
+
+    def last_question(self) -> None:
+        """The next thing that the workers get is KILL: ask those that are left for their stacks."""
+        for row in self._master.table.living():
+            self._asked[row.pid] = self._master.stacks.used(row.index)
+            _send(row.pid, signal.SIGUSR2)
+
+    def last_words(self) -> None:
+        """Log what they have answered, who has not left until now."""
+        asked, self._asked = self._asked, {}
+        for row in self._master.table.living():
+            begin = asked.get(row.pid)
+            if begin is not None:
+                said = dump.answer(self._master.stacks.read(row.index, begin), row.pid)
+                lines = (*dump.requests(self._master.board.slot(row.index)), *dump.lines(said))
+                reason = f"{row.name} {row.pid} has not left: SIGKILL"
+                self._master.cycle.error_log.warn("\n".join((reason, *lines)))
+
     def _kill(self, row: ProcessSlot, *, awake: bool = True) -> None:
         pid = row.pid
         _send(pid, signal.SIGABRT)
@@ -215,27 +245,9 @@ class Watchdog:
         seconds = self._timers.clock() - watch.stopped
         said = f"{row.name} {row.pid} has been stopped for {seconds:.1f} s (timeouts.hang)"
         self._master.cycle.error_log.error(
-            "\n".join((f"{said}: it is ended", *self._requests(row)))
+            "\n".join((f"{said}: it is ended", *dump.requests(self._master.board.slot(row.index))))
         )
         self._kill(row, awake=False)
-
-    def _replace(self, row: ProcessSlot, text: str) -> None:
-        """Serve with another before this one goes."""
-        master = self._master
-        master.cycle.error_log.error(text)
-        pid, cycle = row.pid, row.cycle
-        if row.exiting or cycle is None:
-            return
-
-        def ready() -> None:
-            if row.pid == pid and not row.exiting:
-                master.workers.retire(row)
-
-        try:
-            fresh = master.workers.spawn(cycle, Respawn.RESPAWN)
-        except SpawnError:
-            return
-        master.children.await_boot(Boot([fresh], on_ready=ready, on_failed=lambda *_: None))
 
     def _dump(self, row: ProcessSlot, then: Callable[[list[str]], None]) -> None:
         """`then(lines)`: its requests as the scoreboard has them, and what it says itself."""
@@ -244,12 +256,9 @@ class Watchdog:
 
         def answered(said: dump.Answer) -> None:
             watch.asking = False
-            then([*self._requests(row), *dump.lines(said)])
+            then([*dump.requests(self._master.board.slot(row.index)), *dump.lines(said)])
 
         dump.ask(self._timers, self._master.stacks, row, answered)
-
-    def _requests(self, row: ProcessSlot) -> list[str]:
-        return dump.requests(self._master.board.slot(row.index))
 
     # Looking
 

@@ -48,7 +48,9 @@ class WorkerProcesses:
         self.board = board
         self.timers = timers
         self._proc = proc
+        # Who ends a worker that has not become ready, or not left, in its time; and says why.
         self.on_overdue: Callable[[ProcessSlot, str], None] = lambda row, _: self.kill(row)
+        self.on_deaf: Callable[[ProcessSlot, str], None] = lambda row, _: self.kill(row)
         self._log = log  # the current cycle's: a row's own may be closed by then
 
     def prepare(
@@ -248,8 +250,7 @@ class WorkerProcesses:
     def _kill_overdue(self, row: ProcessSlot) -> None:
         row.timer = None
         if row.living:
-            self._log().warn(f"{row.name} {row.pid} has not left: SIGKILL")
-            self._kill(row, signal.SIGKILL)
+            self.on_deaf(row, f"{row.name} {row.pid} has not left: SIGKILL")
 
 
 __all__ = ["HURRY_MARGIN", "LAST_GRACE", "MARGIN", "SpawnError", "WorkerProcesses"]

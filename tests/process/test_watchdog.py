@@ -401,6 +401,18 @@ def test_a_boot_that_never_ends_is_dumped(daemon: "Daemons") -> None:
     assert f'File "{server.directory}/application.py", line 3 in <module>' in said
 
 
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
+def test_a_worker_that_does_not_leave_is_dumped_before_it_is_killed(
+    daemon: "Daemons", number: int
+) -> None:
+    server = daemon(app=APPLICATION, timeouts={"graceful": 1})
+    with asking(server, "/sleep"), sure_of_it():
+        assert server.stop(number) == 0
+    said = record(server, r"worker 1 \d+ has not left: SIGKILL")
+    assert 'running: "GET /sleep HTTP/1.1"' in said
+    assert f'application.py", line {line_of("time.sleep(1000)")} in sleep' in said
+
+
 def test_a_long_import_is_no_hang(daemon: "Daemons") -> None:
     """Not in Python, not with the interpreter's lock held: only timeouts.boot counts."""
     app = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end: pass\n"
@@ -419,7 +431,7 @@ def test_an_application_may_take_the_signal(daemon: "Daemons") -> None:
         said = record(server, "is hung")
         server.wait_for(lambda: server.pids() and worker not in server.pids())
     assert 'running: "GET /lock HTTP/1.1"' in said
-    assert "the application has taken SIGUSR2" in said
+    assert "its application has taken SIGUSR2" in said
 
 
 def test_a_single_process_tells_and_answers_what_waits(daemon: "Daemons") -> None:
