@@ -30,7 +30,7 @@ class Executor:
     """At most `threads` calls at once; also asyncio's default executor (`to_thread`)."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: int | None = None) -> None:
-        self._loop = loop
+        self.loop = loop
         self.threads = threads or min(32, (os.cpu_count() or 1) + 4)
         self._prefix = f"prefork-executor-{next(_numbers)}_"
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix=self._prefix)
@@ -41,7 +41,7 @@ class Executor:
     async def run(self, fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of `fn(*args, **kwargs)` run in a thread, in a copy of this context."""
         call = _Call(functools.partial(contextvars.copy_context().run, fn, *args, **kwargs))
-        future = self._loop.run_in_executor(self._pool, call)
+        future = self.loop.run_in_executor(self._pool, call)
         self._calls[future] = call
         try:
             return await future  # type: ignore[no-any-return]

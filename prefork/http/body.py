@@ -161,20 +161,26 @@ class Body:
         """All that is left of the body."""
         return b"".join([chunk async for chunk in self])
 
+    def take(self) -> bytes:
+        """What has come and was not read, without a wait."""
+        chunks = self._chunks
+        if not chunks:
+            return b""
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self._size = 0
+        if self._paused:
+            self._paused = False
+            self._source.resume_body()
+        return data
+
     async def read_some(self) -> bytes:
         """What has come by now, after a wait when that is nothing; b"" at the end."""
         try:
             data = await self.__anext__()
         except StopAsyncIteration:
             return b""
-        if self._chunks:
-            data = b"".join((data, *self._chunks))
-            self._chunks.clear()
-            self._size = 0
-            if self._paused:
-                self._paused = False
-                self._source.resume_body()
-        return data
+        return data + self.take() if self._chunks else data
 
     @property
     def exhausted(self) -> bool:

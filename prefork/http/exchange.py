@@ -2,7 +2,7 @@
 
 `Exchange` is what every version of HTTP offers to the layer above; the request side lives here, the
 response side is written by the version (`h1.exchange.H1Exchange`). The layer above is a `Handler`,
-a coroutine function given to the server at construction: HTTP imports nothing of it.
+a callable given to the server at construction: HTTP imports nothing of it.
 
 Framing and the connection belong to the exchange. `fields` never holds Date, Connection,
 Content-Length or Transfer-Encoding; they are written here, because only this side knows whether the
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from prefork.http.server import HttpServer
     from prefork.net.connection import Connection
 
-Handler = Callable[["Exchange"], Coroutine[Any, Any, None]]
+# Answers an exchange. What it cannot do at once is in the coroutine it returns, which becomes the
+# request's task; one that returns None has answered, errors and all.
+Handler = Callable[["Exchange"], Coroutine[Any, Any, None] | None]
 
 
 class Exchange(ABC):
@@ -48,6 +50,7 @@ class Exchange(ABC):
     host: str = ""  # the authority that was asked for; "" only in HTTP/1.0
 
     status: int = 0
+    reason: bytes | None = None  # in place of the registered phrase, where `start` begins
     head_sent: bool = False
     finished: bool = False
     bytes_sent: int = 0  # of the body, before any transfer coding

@@ -20,7 +20,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from prefork.event.deadlines import Deadlines
 from prefork.event.reactor import READABLE, WRITABLE, Reactor
@@ -113,6 +113,7 @@ class Connection:
         "client_gone",
         "closing",
         "fd",
+        "gateway",
         "linger",
         "number",
         "on_room",
@@ -142,6 +143,7 @@ class Connection:
         self.client_gone = False
         # The access log's own: what it read in this client's last head (see http.logformat).
         self.remembered: tuple[bytes, tuple[str, ...]] | None = None
+        self.gateway: Any = None  # what a hosted application's interface keeps with its client
         self.on_room: Callable[[], None] | None = None  # called once, below the low water mark
         self._recv = sock.recv
         self._send = sock.send

@@ -46,4 +46,9 @@ def host(application: Any, conf: "Config") -> Hosted:
         from prefork.gateway.asgi import AsgiHost
 
         return Hosted(str(found), AsgiHost(application, lifespan=conf.lifespan))
+    if found.interface == "wsgi":
+        from prefork.gateway.wsgi import Wsgi
+
+        wsgi = Wsgi(application, threads=conf.threads, multiprocess=conf.master_process)
+        return Hosted(str(found), wsgi)
     raise AppLoadError(f'app "{conf.app}": it is {found}, which is not hosted yet')

@@ -3,6 +3,8 @@
 def test_something(asgi):
     w = asgi(app)
     assert w.connect().get("/").status == 200
+
+`hosted`: a WSGI application behind the real server, in the worker itself and in threads.
 """
 
 import importlib.util
@@ -38,5 +40,17 @@ def asgi(wire: Make) -> Make:
         w.server.handler = host.callback(executor=Executor(w.loop, 1), error_log=w.server.error_log)
         w.host = host
         return w
+
+    return make
+
+
+@pytest.fixture(params=[0, 2], ids=["inline", "threads"])
+def hosted(request: pytest.FixtureRequest, daemon: Any) -> Callable[..., Any]:
+    """`daemon(app=...)`, once with `threads: 0` and once with two threads."""
+
+    def make(source: str, **config: Any) -> Any:
+        server = daemon(app=source, threads=request.param, **config)
+        server.threads = request.param
+        return server
 
     return make

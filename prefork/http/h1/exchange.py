@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from prefork.http.body import Body
+from prefork.http.dates import date_field
 from prefork.http.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -150,8 +151,11 @@ class H1Exchange(Exchange):
         protocol = self._protocol
         if self.connection.client_gone:
             self.status = _CLIENT_GONE
-        parts = [protocol.server.status_heads.get(status) or protocol.server.status_head(status)]
-        parts.append(fields)
+        if self.reason is None:
+            start = protocol.server.status_heads.get(status) or protocol.server.status_head(status)
+        else:
+            start = b"HTTP/1.1 %d %b\r\n%b" % (status, self.reason, date_field())
+        parts = [start, fields]
         # RFC 9110 sections 6.4.1, 8.6: 204 and 304 have no content and 204 no Content-Length.
         bodiless = status in _BODILESS
         self._suppressed = bodiless or self.method == "HEAD"

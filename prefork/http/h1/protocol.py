@@ -296,7 +296,10 @@ class H1Protocol:
                 exchange.upgrade = offered_protocol(head, lower)
         self.exchange = exchange
         try:
-            task = server.spawn(server.handler(exchange))
+            rest = server.handler(exchange)
+            if rest is None:
+                return
+            task = server.spawn(rest)
         except (SystemExit, KeyboardInterrupt) as error:
             # asyncio hands these two on to who runs the step, which for the first one is us.
             self._handler_over(exchange, error)

@@ -1,0 +1,51 @@
+"""A WSGI application as a worker hosts it (PEP 3333)."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from prefork.gateway.environ import Environs
+from prefork.gateway.inline import Inline
+from prefork.gateway.pool import ThreadPool
+from prefork.gateway.threaded import Threaded
+from prefork.gateway.wsgierrors import ErrorStream
+
+if TYPE_CHECKING:
+    from prefork.event.executor import Executor
+    from prefork.http.exchange import Handler
+    from prefork.log import ErrorLog
+
+
+class Wsgi:
+    """`threads` as the setting of that name; `multiprocess`: other processes may run it, too."""
+
+    def __init__(
+        self, application: Callable[..., Any], *, threads: int = 0, multiprocess: bool = True
+    ) -> None:
+        self.application = application
+        self.threads = threads
+        self.multiprocess = multiprocess
+        self._pool: ThreadPool | None = None
+
+    async def startup(self) -> None:
+        """Nothing: WSGI has no such event."""
+
+    async def shutdown(self) -> None:
+        """Wait for the threads. Cancelled when the worker has no more time for them."""
+        if self._pool is not None:
+            await self._pool.shutdown()
+
+    def callback(self, *, executor: "Executor", error_log: "ErrorLog") -> "Handler":
+        environs = Environs(
+            errors=ErrorStream(error_log),
+            multithread=self.threads > 1,
+            multiprocess=self.multiprocess,
+        )
+        if not self.threads:
+            return Inline(self.application, environs, executor.loop, error_log, _nothing).handle
+        if self._pool is None:
+            self._pool = ThreadPool(executor.loop, self.threads)
+        return Threaded(self.application, environs, self._pool, error_log, _nothing).handle
+
+
+def _nothing() -> None:
+    pass
