@@ -338,7 +338,7 @@ class Master:
 
     def serving(self) -> None:
         """The first workers are ready: say so to everyone who waits for it, once."""
-        if self.served:
+        if self.served or self.ending:
             return
         self.served = True
         self.tell_header()

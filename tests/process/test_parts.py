@@ -1,5 +1,6 @@
 """The parts that need no server: timers, back-off, boots, the table, reaping."""
 
+import json
 import os
 import signal
 import time
@@ -8,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from prefork.config.diff import Change
 from prefork.config.sections import Backoff as BackoffConfig
 from prefork.log import ErrorLog, LogFile
 from prefork.process.boot import Boot
 from prefork.process.commands import FAILED, LONGEST_TEXT, OK, PENDING, Commands, shortened
+from prefork.process.outcome import Outcome as ReloadOutcome
+from prefork.process.outcome import encoded
 from prefork.process.respawn import Backoff
 from prefork.process.table import ProcessSlot, ProcessTable, Respawn, TableFullError, reap
 from prefork.process.timers import Timers
-from prefork.scoreboard import Scoreboard
+from prefork.scoreboard import RELOAD_REPORT_ROOM, Scoreboard
 from prefork.unix import signals
 
 # pytest-timeout's usual method is the very alarm that is tested here.
@@ -172,6 +176,54 @@ def test_a_tolerant_boot_fails_when_all_have_died() -> None:
     assert outcome.said == []
     boot.died(rows[2], "no")
     assert outcome.said == ["ready"]
+
+
+def test_a_boot_that_takes_them_in_one_by_one() -> None:
+    rows = [ProcessSlot(n) for n in range(3)]
+    outcome = Outcome()
+    boot = Boot(
+        (),
+        expected=3,
+        on_ready=lambda: outcome.said.append("ready"),
+        on_failed=lambda _row, why: outcome.said.append(why),
+        on_step=lambda: outcome.said.append("step"),
+    )
+    for row in rows:
+        assert boot.missing_count == 3 - row.index
+        boot.add(row)
+        assert (boot.ready_count, boot.booting_count) == (row.index, 1)
+        boot.ready(row)
+    assert outcome.said == ["step", "step", "ready"]
+
+
+def test_who_died_at_a_start_comes_back_when_another_lives() -> None:
+    rows = [ProcessSlot(n) for n in range(2)]
+    outcome = Outcome()
+    boot = outcome.boot(rows, tolerant=True)
+    boot.died(rows[0], "no")
+    assert boot.postpone(lambda: outcome.said.append("back"))
+    boot.ready(rows[1])
+    assert outcome.said == ["ready", "back"]
+    assert not boot.postpone(lambda: None)
+    hopeless = outcome.boot(rows, tolerant=True)
+    assert hopeless.postpone(lambda: outcome.said.append("never"))
+    for row in rows:
+        hopeless.died(row, "no")
+    assert outcome.said[2:] == ["1 no"]
+
+
+def test_a_report_fits_its_room() -> None:
+    many = tuple(
+        Change(f"environment.V{n}", "old" * 200, "new" * 200, False, "...") for n in range(900)
+    )
+    outcome = ReloadOutcome(
+        ok=True, before=1, now=2, changed=many, error="e" * 9000, traceback="t" * 90_000
+    )
+    text = encoded(outcome)
+    assert len(text.encode()) <= RELOAD_REPORT_ROOM
+    facts = json.loads(text)["facts"]
+    assert facts["changed"][0]["key"] == "environment.V0"
+    assert len(facts["traceback"]) <= LONGEST_TEXT
 
 
 def test_a_table_gives_rows_back() -> None:

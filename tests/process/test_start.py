@@ -122,6 +122,21 @@ def test_a_stop_during_the_boot(daemon: "Daemons") -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_stop_when_only_some_are_ready(daemon: "Daemons") -> None:
+    """The one that boots is told to leave, or gets ready all the same: nobody cares any more."""
+    server = daemon(start=False, workers=2)
+    source = (server.directory / "application.py").read_text()
+    server.write_app(
+        "import os, time\ntry:\n    os.mkdir('first')\nexcept FileExistsError:\n"
+        f"    time.sleep(60)\n{source}"
+    )
+    server.start(ready=False)
+    server.wait_for(lambda: (server.directory / "first").exists())
+    server.wait_for(lambda: server.get().status == 200)
+    assert server.stop(signal.SIGQUIT) == 0
+    assert "ready on" not in server.log
+
+
 def test_killing_the_master_during_the_boot(daemon: "Daemons") -> None:
     """A worker in the middle of a long import reads no channel; it goes all the same."""
     server = daemon(start=False, workers=2)
