@@ -31,12 +31,18 @@ class Application:
     """An onion of middleware. Give it to prefork as `module:app`.
 
     `proxy`: believe X-Forwarded-Proto, -Host and -For. Only right behind a proxy that sets them.
+
+    `refork`: set it to False, at any time, where a worker must not become the process that others
+    are forked from (`refork_after`): its state could not be shared, or its `on_shutdown` hooks do
+    not undo what its `on_startup` hooks did.
     """
 
     def __init__(self, *, proxy: bool = False) -> None:
         self.proxy = proxy
         self.layers: list[Middleware] = []
         self.error_listeners: list[ErrorListener] = []
+        self.mold_hooks: list[Hook] = []
+        self.refork = True
         self._startup: list[Hook] = []
         self._shutdown: list[Hook] = []
 
@@ -56,6 +62,16 @@ class Application:
         """
         self.error_listeners.append(listener)
         return listener
+
+    def on_mold(self, hook: H) -> H:
+        """Call `hook()`, plain or async, once where the application is imported; in order.
+
+        With `preload` that is the process from which all workers are forked: what the hook builds
+        they share. It is no place for threads, connections and loops, which no fork carries along;
+        those belong into `on_startup`. Without `preload` each worker imports, and calls it.
+        """
+        self.mold_hooks.append(hook)
+        return hook
 
     def on_startup(self, hook: H) -> H:
         """Call `hook()`, plain or async, in each worker before it accepts; in order."""

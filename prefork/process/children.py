@@ -32,8 +32,8 @@ class Children:
 
     def read_channels(self) -> None:
         """A SIGIO says that somebody wrote; not who."""
-        for row in list(self._master.table):
-            if row.living:
+        for row in (*self._master.table, *self._master.table.molds):
+            if row.living or row.unborn:
                 self._read_channel(row)
         self._master.succession.look()
 
@@ -45,9 +45,20 @@ class Children:
                 self._heard(row, message)
             elif message.command is Command.READY:
                 self._master.upgrade.ready(row)
+        if row.unborn and row.channel is not None and row.channel.eof:
+            self._master.workers.unheard(row)
+
+    def _look_again(self) -> None:
+        for row in self._master.table:
+            if row.unborn:
+                self._read_channel(row)
 
     def _heard(self, row: ProcessSlot, message: Message) -> None:
-        if message.command is Command.READY:
+        if row.is_mold:
+            self._master.workers.molds.heard(row, message)
+        elif message.command is Command.HELLO:
+            self._master.workers.born(row, message.pid)
+        elif message.command is Command.READY:
             row.ready = True
             self._master.board.slot(row.index).ready_ns = time.time_ns()
             row.last_failure = ""
@@ -86,10 +97,14 @@ class Children:
             account=master.watchdog.account,
             on_stopped=master.watchdog.stopped,
             on_continued=master.watchdog.continued,
+            look_again=self._look_again,
         ):
             self._read_channel(death.row)  # its last words are still in there
             if death.row.detached:
                 master.upgrade.died(death.row, death.text)
+            elif death.row.is_mold:
+                self._look_again()
+                master.workers.molds.died(death)
             else:
                 self._bury(death)
         if master.reload is not None:
@@ -125,6 +140,14 @@ class Children:
                 master.cycle.error_log.alert(
                     "no worker is left and none may be respawned; HUP starts new ones"
                 )
+
+    def unmade(self, row: ProcessSlot, reason: str) -> None:
+        """Neither its mold nor the master could make a worker: for want of processes, perhaps."""
+        for boot in list(self._boots):
+            boot.died(row, f"{row.name} could not be made: {reason}")
+        if row.held and row.cycle is not None:
+            conf = row.cycle.conf.backoff
+            self._hold(row, row.backoff.delay(conf, was_ready=False, uptime=0.0))
 
     def _bring_back(self, row: ProcessSlot, death: Death) -> None:
         if row.cycle is None or not row.held:

@@ -219,9 +219,15 @@ class Master:
         self.timers = Timers()
         self.table = ProcessTable(self.board.slots)
         self.workers = WorkerProcesses(
-            self.table, self.board, self.timers, self._worker, lambda: self.cycle.error_log
+            self.table,
+            self.board,
+            self.timers,
+            self._worker,
+            self._mold,
+            lambda: self.cycle.error_log,
         )
         self.children = Children(self)
+        self.workers.on_unmade = self.children.unmade
         self.watchdog = Watchdog(self)
         self.workers.on_overdue = self.watchdog.boot_overdue
         self.workers.on_deaf = self.watchdog.deaf
@@ -266,6 +272,14 @@ class Master:
         set_title(f"prefork: master {self.cycle.name}")
         self.tell_header()
         sharing.settle()
+        self.workers.prepare(self.cycle, self._start_first, self._moldless)
+
+    def _start_first(self) -> None:
+        """The first workers, once there is something to make them from."""
+        if self.ending or self.served:
+            return
+        if self.cycle.conf.preload:
+            self.service.extend(self.cycle.conf.timeouts.boot)
         try:
             rows = self.workers.start(self.cycle, self.target, Respawn.RESPAWN)
         except SpawnError as error:
@@ -307,6 +321,20 @@ class Master:
             row,
             channel,
             self.board.slot(row.index),
+            self._pid,
+            stacks=self.stacks,
+            detach=self.in_background,
+        )
+
+    def _mold(self, cycle: Cycle, row: ProcessSlot, channel: Channel) -> NoReturn:
+        from prefork.process.mold import mold_process_cycle
+
+        self._let_go(cycle)
+        mold_process_cycle(
+            cycle,
+            row,
+            channel,
+            self.board.slot,
             self._pid,
             stacks=self.stacks,
             detach=self.in_background,
@@ -358,6 +386,13 @@ class Master:
         if self.reload is not None:
             self.stillborn = reason  # the next generation may do better
         else:
+            self.no_worker(reason)
+
+    def _moldless(self, reason: str) -> None:
+        """What the first workers were to be made from could not be made."""
+        if self.reload is not None:
+            self.stillborn = reason
+        elif not self.served and not self.ending:
             self.no_worker(reason)
 
     def no_worker(self, reason: str) -> None:

@@ -166,6 +166,7 @@ class Reload:
             if row.cycle is new:
                 master.workers.admit(row)
         leaving = master.workers.signal_all(signal.SIGQUIT)
+        master.workers.molds.discard(old)
         for row in master.table:
             # The mark has done its work; nobody of the new generation was passed by for nothing.
             row.just_spawn = False
@@ -209,8 +210,9 @@ class Reload:
                 if row.cycle is not new:
                     continue
                 row.respawn = False  # the one whose death is being told, too: it stays dead
-                if row.living or row.held:
+                if row.taken:
                     master.workers.drop(row)
+            master.workers.molds.discard(new)
             # Its own listeners are closed when its last worker has left, as after a commit.
             master.retired.add(new.without(self._old))
             new.close_logs()

@@ -8,7 +8,9 @@ start some 15 ms.) glibc keeps what was freed: reading a configuration leaves ne
 behind that the master never needs again.
 """
 
+import contextlib
 import gc
+from collections.abc import Iterator
 
 
 def begin() -> None:
@@ -18,11 +20,35 @@ def begin() -> None:
 
 def settle() -> None:
     """Give back what was freed, freeze what is there, and collect from now on."""
+    _trim()
+    gc.freeze()
+    gc.enable()
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """No collections while an application is imported, which may switch them off for good, or
+    choose thresholds of its own."""
+    before = gc.get_threshold()
+    gc.set_threshold(0, *before[1:])
+    try:
+        yield
+    finally:
+        if gc.get_threshold()[0] == 0:
+            gc.set_threshold(*before)
+
+
+def share() -> None:
+    """What is there now is about to be shared by a fork: free the rest, freeze it."""
+    gc.collect()
+    _trim()
+    gc.freeze()
+
+
+def _trim() -> None:
     try:
         import ctypes
 
         ctypes.CDLL(None).malloc_trim(0)
     except (ImportError, OSError, AttributeError):
         pass  # not glibc
-    gc.freeze()
-    gc.enable()

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from prefork.errors import EXIT_FAILED
 from prefork.log import ErrorLog, errno_text
-from prefork.process.table import ProcessSlot, ProcessTable, Respawn, TableFullError
+from prefork.process.table import NO_PROCESS, ProcessSlot, ProcessTable, Respawn, TableFullError
 from prefork.unix.channel import Channel, channel_pair
 
 Proc = Callable[[ProcessSlot, Channel], NoReturn]
@@ -31,11 +31,13 @@ def spawn_process(
     kind: Respawn,
     row: ProcessSlot | None = None,
     before_fork: Callable[[ProcessSlot], None] | None = None,
+    order: Callable[[ProcessSlot, Channel], bool] | None = None,
 ) -> ProcessSlot:
     """Fork a child that runs `proc` in a free row, or in `row`: a worker that comes back.
 
     `{n}` in `name` becomes the row's number, counted from 1. A row that is used again keeps its
-    kind and its back-off. Raises SpawnError.
+    kind and its back-off. `order(row, channel)` may have somebody else make the child: then it
+    answers True, and the row is `unborn` until that child has said its pid. Raises SpawnError.
     """
     again = row is not None
     try:
@@ -52,7 +54,8 @@ def spawn_process(
     if before_fork is not None:
         before_fork(row)
     try:
-        pid = os.fork()
+        ordered = order is not None and order(row, theirs)
+        pid = NO_PROCESS if ordered else os.fork()
     except OSError as error:
         said = f"fork() failed {errno_text(error)}"
         log.alert(f'{said} while spawning "{row.name}"')
@@ -69,6 +72,7 @@ def spawn_process(
     row.pid = pid
     row.started = time.monotonic()
     row.held = row.exiting = row.ready = False
+    row.unborn = ordered
     row.failure = ""
     if not again:
         row.start(kind)
@@ -77,7 +81,7 @@ def spawn_process(
 
 def close_siblings(table: ProcessTable) -> None:
     """In the child: let go of the master's end of every channel, our own among them."""
-    for row in table:
+    for row in (*table, *table.molds):
         if row.channel is not None:
             row.channel.close()
             row.channel = None

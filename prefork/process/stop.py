@@ -48,6 +48,7 @@ class GracefulStop:
     def __init__(self, master: "Master") -> None:
         self._master = master
         self._begun = False
+        self._drained = False
         self._delay: Timer | None = None
         self._told: set[int] = set()  # pids that know of the coming end
 
@@ -77,8 +78,10 @@ class GracefulStop:
         self._refuse()
         if self._delay is not None:
             self._say_farewell()
-        else:
+        elif self._drained:
             master.workers.signal_all(signal.SIGQUIT)  # who has come since
+        else:
+            self._drain()
 
     def _say_farewell(self) -> None:
         for row in self._master.table.living():
@@ -91,8 +94,14 @@ class GracefulStop:
         self._drain()
 
     def _drain(self) -> None:
-        """Seal what is ours alone, and have the workers serve what is in there, and leave."""
+        """Seal what is ours alone, and have the workers serve what is in there, and leave.
+
+        Not before the molds have left: they, too, have the sockets open, and accept nothing.
+        """
         master = self._master
+        if self._drained or master.workers.molds.end_all():
+            return
+        self._drained = True
         queues = [] if master.in_upgrade else self._sealed()
         for row in master.table.living():
             if row.ready and not row.exiting and row.cycle is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prefork.process.cycle import Cycle
 
 NO_PROCESS = -1
+NO_SLOT = -1  # a mold's index: it has no place in the scoreboard
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
 
 
@@ -58,6 +59,10 @@ class ProcessSlot(Struct, eq=False):
     held: bool = False
     blameless: bool = False  # we ended it, for what a request of it did: no reason to wait
     replaced: bool = False  # another worker boots to take its place
+    mold: "ProcessSlot | None" = None  # who bore it, or has been asked to
+    milestone: int = 0  # requests after which it offers itself as the next mold; 0 = never
+    unborn: bool = False  # the mold has been asked for it, and it has not said its pid yet
+    refork: int = 0  # a mold's: how many worked before it in its cycle, each made from a worker
     started: float = 0.0
     failure: str = ""  # what the worker said of its own boot before it died
     last_failure: str = ""  # of the life before: the same text is not logged twice
@@ -67,6 +72,15 @@ class ProcessSlot(Struct, eq=False):
     @property
     def living(self) -> bool:
         return self.pid != NO_PROCESS
+
+    @property
+    def taken(self) -> bool:
+        """Is a process in it, or one to come?"""
+        return self.living or self.held or self.unborn
+
+    @property
+    def is_mold(self) -> bool:
+        return self.index == NO_SLOT
 
     def start(self, kind: Respawn) -> None:
         """Set the marks of a row by its kind, as `ngx_spawn_process` does."""
@@ -90,7 +104,20 @@ class ProcessSlot(Struct, eq=False):
         self.pid = NO_PROCESS
         self.cycle = None
         self.held = self.respawn = self.just_spawn = self.detached = False
-        self.exiting = self.ready = self.blameless = self.waits = self.replaced = False
+        self.exiting = self.ready = self.unborn = False
+        self.blameless = self.waits = self.replaced = False
+        self.mold = None
+
+
+class Order(Struct, frozen=True):
+    """What a mold has to know of a worker it makes: the payload of SPAWN; its slot comes with it.
+
+    The attributes are those of its row.
+    """
+
+    ordinal: int
+    waits: bool
+    milestone: int
 
 
 class TableFullError(Exception):
@@ -103,13 +130,14 @@ class ProcessTable:
     def __init__(self, size: int) -> None:
         self.size = size
         self._rows: list[ProcessSlot] = []
+        self.molds: list[ProcessSlot] = []  # beside the rows: no slot in the scoreboard, no number
 
     def __iter__(self) -> Iterator[ProcessSlot]:
         return iter(self._rows)
 
     def workers(self) -> list[ProcessSlot]:
         """Rows that hold a worker, or wait for one to come back."""
-        return [row for row in self._rows if (row.living or row.held) and not row.detached]
+        return [row for row in self._rows if row.taken and not row.detached]
 
     def living(self) -> list[ProcessSlot]:
         """Rows with a process of ours in them."""
@@ -118,10 +146,12 @@ class ProcessTable:
     @property
     def live(self) -> bool:
         """Is any child left that a stop has to wait for? A detached one is not."""
-        return any(row.living and (row.exiting or not row.detached) for row in self._rows)
+        return any(
+            row.living and (row.exiting or not row.detached) for row in (*self._rows, *self.molds)
+        )
 
     def by_pid(self, pid: int) -> ProcessSlot | None:
-        for row in self._rows:
+        for row in (*self._rows, *self.molds):
             if row.pid == pid:
                 return row
         return None
@@ -129,7 +159,7 @@ class ProcessTable:
     def free(self) -> ProcessSlot:
         """The first row that nobody holds. Raises TableFullError."""
         for row in self._rows:
-            if not row.living and not row.held:
+            if not row.taken:
                 return row
         if len(self._rows) == self.size:
             raise TableFullError(f"no more than {self.size} processes can be spawned")
@@ -180,12 +210,14 @@ def reap(
     account: Callable[[Death], list[str]] = lambda _: [],
     on_stopped: Callable[[ProcessSlot, int], None] = lambda *_: None,
     on_continued: Callable[[ProcessSlot], None] = lambda _: None,
+    look_again: Callable[[], None] = lambda: None,
 ) -> list[Death]:
     """Collect every child that has ended (nginx: `ngx_process_get_status`).
 
     Each is logged, with what `account(death)` knows of it. A child that is in no row is a stranger:
     somebody's orphan, given to us as process 1 or as a subreaper; it is collected and forgotten.
-    One that was stopped (by that signal) or goes on is no death, and told of apart.
+    `look_again()` comes before that: an adopted worker may have said its number a moment before it
+    died. One that was stopped (by that signal) or goes on is no death, and told of apart.
     """
     deaths: list[Death] = []
     while True:
@@ -197,12 +229,15 @@ def reap(
             return deaths
         row = table.by_pid(pid)
         if os.WIFSTOPPED(status) or os.WIFCONTINUED(status):
-            if row is not None and not row.detached:
+            if row is not None and not row.detached and not row.is_mold:
                 if os.WIFSTOPPED(status):
                     on_stopped(row, os.WSTOPSIG(status))
                 else:
                     on_continued(row)
             continue
+        if row is None:
+            look_again()
+            row = table.by_pid(pid)
         if row is None:
             log.info(f"unknown process {pid} {describe(status)}")
             continue
@@ -211,7 +246,7 @@ def reap(
         if os.WIFSIGNALED(status) and row.exiting:
             write = log.notice  # we asked for it
         said = f"{row.name} {pid} {death.text} after {death.uptime:.1f} s"
-        write("\n".join((said, *account(death))))
+        write(said if row.is_mold else "\n".join((said, *account(death))))
         if death.exit_code == EXIT_FATAL and row.respawn:
             log.alert(
                 f"{row.name} {pid} exited with fatal code {EXIT_FATAL} and cannot be respawned"

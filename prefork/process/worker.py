@@ -25,8 +25,9 @@ from prefork.net.listener import Listener
 from prefork.process import parent
 from prefork.process.awake import Awake
 from prefork.process.cycle import Cycle
-from prefork.process.hosting import Hostable, host
-from prefork.process.loading import AppLoadError, load_application, user_traceback
+from prefork.process.hosting import Hostable
+from prefork.process.loading import AppLoadError, user_traceback
+from prefork.process.preload import Preloaded, preload
 from prefork.process.recycle import Recycler
 from prefork.process.serving import Serving
 from prefork.process.stacks import Stacks
@@ -57,17 +58,19 @@ def worker_process_cycle(
     *,
     stacks: Stacks,
     detach: bool,
+    preloaded: Preloaded | None = None,
 ) -> NoReturn:
     """A forked child's whole life, from the limits to `os._exit`.
 
     `master` is its parent's pid; `stacks` is where it says what it does when it hangs; `detach`
-    says that the server is in the background.
+    says that the server is in the background. With `preloaded` it comes from a mold, which has
+    done what is the same for all workers.
     """
     code = EXIT_FAILED
     log = cycle.error_log
     try:
         set_title(f"prefork: {row.name}")
-        code = _run(cycle, row, channel, slot, master, stacks, detach)
+        code = _run(cycle, row, channel, slot, master, stacks, detach, preloaded)
     except BaseException as error:
         log.alert(f"{row.name} ends by an error of prefork's own", exc=error)
     finally:
@@ -82,6 +85,7 @@ def _run(
     master: int,
     stacks: Stacks,
     detach: bool,
+    preloaded: Preloaded | None,
 ) -> int:
     flags = signals.SignalFlags()
 
@@ -91,7 +95,9 @@ def _run(
         return code
 
     try:
-        _become(cycle, row.ordinal)
+        if preloaded is None:
+            become(cycle)
+        limits.apply_own(cycle.conf, row.ordinal)
     except OperatorError as error:
         return failed(str(error), EXIT_FATAL)
     parent.die_with(master)
@@ -103,7 +109,7 @@ def _run(
     worker = Worker(cycle, flags, row.name, slot)
     witness.loop, witness.executor = worker.loop, worker.executor
     try:
-        worker.boot()
+        worker.boot(preloaded)
         # From now on a signal is a flag, and the reactor wakes for it.
         signals.install_worker(flags, again=True)
         worker.start(shared=True, accepting=not row.waits)
@@ -123,10 +129,10 @@ def _run(
     return worker.leave()
 
 
-def _become(cycle: Cycle, ordinal: int) -> None:
+def become(cycle: Cycle) -> None:
     """Limits, identity, directory: what may need root, and then root is gone."""
     conf = cycle.conf
-    limits.apply(conf, ordinal)
+    limits.apply_common(conf)
     identity.drop_privileges(conf.user, conf.group, dumpable=bool(conf.rlimits.core))
     enter(cycle)
 
@@ -202,13 +208,14 @@ class Worker:
     def log(self) -> ErrorLog:
         return self.cycle.error_log
 
-    def boot(self) -> None:
-        """Import the application and run its start-up. Raises AppLoadError."""
+    def boot(self, preloaded: Preloaded | None = None) -> None:
+        """Import the application, unless a mold has, and run its start-up. Raises AppLoadError."""
         conf = self.cycle.conf
         spec = conf.app or ""
-        hosted = host(load_application(spec, conf.working_directory), conf)
-        application = hosted.application
-        self.interface = hosted.interface
+        if preloaded is None:
+            preloaded = preload(conf)
+        application = preloaded.hosted.application
+        self.interface = preloaded.hosted.interface
         self._log_records()
         try:
             self.loop.run_until_complete(application.startup())

@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 
 from prefork.log import ErrorLog, errno_text
 from prefork.process.cycle import Cycle
+from prefork.process.molds import MoldProc, Molds
 from prefork.process.spawn import SpawnError, spawn_process
 from prefork.process.table import ProcessSlot, ProcessTable, Respawn
 from prefork.process.timers import Timers
@@ -23,6 +24,8 @@ from prefork.unix.channel import Channel, Command, Message
 MARGIN: Final = 2.0  # seconds
 LAST_GRACE: Final = 1.0  # seconds between the TERM and the KILL of a worker that is overdue
 HURRY_MARGIN: Final = 1.0  # seconds; what MARGIN is to a drain whose deadline was brought forward
+
+BIRTH_SECONDS: Final = 10.0  # from the order to HELLO
 
 WorkerProc = Callable[[Cycle, ProcessSlot, Channel], NoReturn]
 
@@ -42,6 +45,7 @@ class WorkerProcesses:
         board: Scoreboard,
         timers: Timers,
         proc: WorkerProc,
+        mold_proc: MoldProc,
         log: Callable[[], ErrorLog],
     ) -> None:
         self.table = table
@@ -52,18 +56,17 @@ class WorkerProcesses:
         self.on_overdue: Callable[[ProcessSlot, str], None] = lambda row, _: self.kill(row)
         self.on_deaf: Callable[[ProcessSlot, str], None] = lambda row, _: self.kill(row)
         self._log = log  # the current cycle's: a row's own may be closed by then
+        self.molds = Molds(table, timers, mold_proc, log, self._fork_instead)
+        self.on_unmade: Callable[[ProcessSlot, str], None] = lambda row, _: self.forget(row)
 
     def prepare(
-        self,
-        cycle: Cycle,  # noqa: ARG002
-        on_ready: Callable[[], None],
-        on_failed: Callable[[str], None],  # noqa: ARG002
+        self, cycle: Cycle, on_ready: Callable[[], None], on_failed: Callable[[str], None]
     ) -> None:
         """Make ready what the workers of `cycle` are made from, then call one of the two, once.
 
         Without `preload` there is nothing to make, and `on_ready()` is called at once.
         """
-        on_ready()
+        self.molds.prepare(cycle, on_ready, on_failed)
 
     def start(self, cycle: Cycle, number: int, kind: Respawn) -> list[ProcessSlot]:
         """Start `number` workers at once. Raises SpawnError; those made until then live."""
@@ -71,8 +74,16 @@ class WorkerProcesses:
         return [self.spawn(cycle, kind) for _ in range(number)]
 
     def spawn(self, cycle: Cycle, kind: Respawn, row: ProcessSlot | None = None) -> ProcessSlot:
-        """Start one worker, in `row` when it comes back. Raises SpawnError."""
+        """Start one worker, in `row` when it comes back. Raises SpawnError.
 
+        The cycle's mold makes it, where there is one: then it is `unborn` for a moment.
+        """
+        mold = self.molds.ready(cycle)
+        return self._spawn(cycle, kind, row, mold)
+
+    def _spawn(
+        self, cycle: Cycle, kind: Respawn, row: ProcessSlot | None, mold: ProcessSlot | None
+    ) -> ProcessSlot:
         def proc(row: ProcessSlot, channel: Channel) -> NoReturn:
             self._proc(cycle, row, channel)
 
@@ -81,9 +92,16 @@ class WorkerProcesses:
             row.ordinal = self._ordinal(row)
             # A generation that may yet be dropped serves nobody.
             row.waits = kind is Respawn.JUST_RESPAWN
+            row.mold = None
             slot = self.board.take(row.index)
             slot.state = SlotState.STARTING
             slot.generation = cycle.generation
+
+        def order(row: ProcessSlot, channel: Channel) -> bool:
+            if mold is None or not self.molds.order(mold, row, channel):
+                return False
+            row.mold = mold
+            return True
 
         row = spawn_process(
             self.table,
@@ -93,17 +111,70 @@ class WorkerProcesses:
             kind=kind,
             row=row,
             before_fork=before_fork,
+            order=order,
         )
+        row.disarm()
+        if row.unborn:
+            seconds = min(BIRTH_SECONDS, cycle.conf.timeouts.boot)
+            row.timer = self.timers.after(seconds, lambda: self._birth_overdue(row))
+        else:
+            self._made(row, cycle)
+        return row
+
+    def _made(self, row: ProcessSlot, cycle: Cycle, by: str = "") -> None:
         slot = self.board.slot(row.index)
         slot.pid = row.pid
         slot.boots += 1
         slot.started_ns = time.time_ns()
         slot.comes_back_ns = 0
         slot.crashes = row.backoff.crashes
-        cycle.error_log.notice(f"start {row.name} {row.pid}")
-        row.disarm()
+        cycle.error_log.notice(f"start {row.name} {row.pid}{by}")
         row.timer = self.timers.after(cycle.conf.timeouts.boot, lambda: self._boot_overdue(row))
-        return row
+
+    def born(self, row: ProcessSlot, pid: int) -> None:
+        """The worker that a mold was asked for has said HELLO: it is our child, and may go on."""
+        if not row.unborn or row.cycle is None or row.channel is None:
+            return
+        row.disarm()
+        row.unborn = False
+        row.pid = pid
+        row.channel.send(Message(Command.ADOPTED, row.index, pid))
+        self._made(row, row.cycle, f" from mold {row.mold.pid}" if row.mold is not None else "")
+
+    def unheard(self, row: ProcessSlot) -> None:
+        """The channel of an unborn worker has ended: it died before it could say HELLO."""
+        self._fork_instead(row, "it died while it was made")
+
+    def _birth_overdue(self, row: ProcessSlot) -> None:
+        row.timer = None
+        if not row.unborn or row.mold is None:
+            return
+        mold = row.mold
+        seconds = min(BIRTH_SECONDS, self.timers.clock() - row.started)
+        self._log().error(
+            f"the {mold.name} {mold.pid} has not made {row.name} within {seconds:.0f} s:"
+            " kill (does a hook of os.register_at_fork wait for something?)"
+        )
+        self.molds.kill(mold)
+        self._fork_instead(row, "the mold hangs")
+
+    def _fork_instead(self, row: ProcessSlot, why: str) -> None:
+        """What the mold owes us we make ourselves."""
+        cycle = row.cycle
+        if cycle is None or not row.unborn:
+            return
+        row.disarm()
+        if row.channel is not None:
+            row.channel.close()  # should it live after all, it leaves by this
+            row.channel = None
+        row.unborn = False
+        row.held = True
+        self._log().warn(f"{row.name} is forked by the master, and imports for itself: {why}")
+        kind = Respawn.JUST_RESPAWN if row.waits else Respawn.RESPAWN
+        try:
+            self._spawn(cycle, kind, row, None)
+        except SpawnError as error:
+            self.on_unmade(row, str(error))
 
     def _ordinal(self, row: ProcessSlot) -> int:
         """The lowest place in its generation that nobody who stays has."""
@@ -132,10 +203,15 @@ class WorkerProcesses:
                     continue
             self.command(row, number)
             reached += 1
-        if number != signal.SIGUSR1:
-            for row in self.table.workers():
-                if row.held:  # a worker that waits to come back has nothing to leave
-                    self.forget(row)
+        if number == signal.SIGUSR1:
+            self.molds.reopen()
+            return reached
+        for row in self.table.workers():
+            # A worker that waits to come back, or is not yet made, has nothing to leave.
+            if row.held or (row.unborn and not (number == signal.SIGQUIT and row.just_spawn)):
+                self.forget(row)
+        if number in (signal.SIGTERM, signal.SIGKILL):
+            self.molds.end_all(number)
         return reached
 
     def command(self, row: ProcessSlot, number: signal.Signals) -> None:
@@ -143,9 +219,12 @@ class WorkerProcesses:
 
         A worker that boots is inside somebody's import and reads no channel; a signal reaches it.
         """
+        if row.unborn and number != signal.SIGUSR1:
+            self.forget(row)
+            return
         command = _COMMANDS.get(number)
         told = False
-        if command is not None and row.ready and row.channel is not None:
+        if command is not None and (row.ready or row.unborn) and row.channel is not None:
             told = row.channel.send(Message(command, row.index, row.pid, b""))
         if not told:
             self._kill(row, number)
@@ -202,7 +281,7 @@ class WorkerProcesses:
     def drop(self, row: ProcessSlot) -> None:
         """End a worker of a generation that is not to be: what it serves already is finished."""
         row.respawn = row.just_spawn = False
-        if row.held:
+        if row.held or row.unborn:
             self.forget(row)
         elif row.ready:
             self.command(row, signal.SIGQUIT)
@@ -212,7 +291,7 @@ class WorkerProcesses:
             row.timer = self.timers.after(LAST_GRACE, lambda: self._kill_overdue(row))
 
     def forget(self, row: ProcessSlot) -> None:
-        """Give a row back whose process is gone."""
+        """Give a row back whose process is gone, or was never made."""
         self.board.fold(row.index)  # the dead worker's half of its slot is ours to clear: DEAD
         slot = self.board.slot(row.index)
         slot.pid = slot.comes_back_ns = slot.crashes = 0
@@ -223,6 +302,8 @@ class WorkerProcesses:
         self._kill(row, signal.SIGKILL)
 
     def _kill(self, row: ProcessSlot, number: signal.Signals) -> None:
+        if not row.living:
+            return
         # No pidfd: a child's number is not given to another process before we have reaped it.
         try:
             os.kill(row.pid, number)

@@ -17,6 +17,7 @@ import select
 import socket
 import struct
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,7 @@ MAX_PAYLOAD: Final = 64 * 1024
 (208 KiB on Linux), so a dying worker's last words need no second write."""
 
 _MAX_QUEUED: Final = 4 * MAX_PAYLOAD
+_DESCRIPTOR: Final = struct.Struct("=i")
 _FRAME: Final = struct.Struct("=BxxxIii")  # command, payload length, slot, pid
 
 
@@ -61,7 +63,7 @@ class Message:
 class Channel:
     """One end. `eof` turns True when the other end is gone or talks nonsense, and stays so."""
 
-    __slots__ = ("_incoming", "_outgoing", "_sock", "eof")
+    __slots__ = ("_incoming", "_outgoing", "_sock", "_sockets", "eof")
 
     def __init__(self, sock: socket.socket) -> None:
         """Takes `sock` over, a connected stream socket."""
@@ -69,6 +71,7 @@ class Channel:
         self._sock = sock
         self._incoming = bytearray()
         self._outgoing = bytearray()  # the rest of a frame the kernel took only a part of
+        self._sockets: deque[int] | None = None  # descriptors that came, where they are taken
         self.eof = False
 
     def fileno(self) -> int:
@@ -85,6 +88,36 @@ class Channel:
         self._outgoing += head + payload
         self.flush()
         return not self.eof
+
+    def pass_on(self, message: Message, other: "Channel") -> bool:
+        """Hand a message over together with a copy of the end `other`.
+
+        False: neither will arrive. The other side must have called `take_channels`.
+        """
+        try:
+            if self.eof or not self.flush():
+                return False  # behind a queued frame the kernel would attach it to the wrong one
+            payload = message.payload[:MAX_PAYLOAD]
+            frame = _FRAME.pack(message.command, len(payload), message.slot, message.pid) + payload
+            sent = socket.send_fds(self._sock, [frame], [other.fileno()])
+            self._outgoing += frame[sent:]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._lost()
+            return False
+        return True
+
+    def take_channels(self) -> None:
+        """From now on `receive` keeps what `pass_on` sends along, for `taken`."""
+        if self._sockets is None:
+            self._sockets = deque()
+
+    def taken(self) -> "Channel | None":
+        """The end that came with the oldest `pass_on` whose end has not been asked for yet."""
+        if not self._sockets:
+            return None
+        return Channel(socket.socket(fileno=self._sockets.popleft()))
 
     def flush(self, timeout: float = 0.0) -> bool:
         """Write what is still queued, waiting up to `timeout` seconds; True when all is out."""
@@ -109,7 +142,7 @@ class Channel:
         """All the whole messages there are; a started one is kept for the next call."""
         while not self.eof:
             try:
-                data = self._sock.recv(MAX_PAYLOAD)
+                data = self._read()
             except BlockingIOError:
                 break
             except OSError:
@@ -121,6 +154,18 @@ class Channel:
                 return messages
             self._incoming += data
         return self._take()
+
+    def _read(self) -> bytes:
+        if self._sockets is None:
+            return self._sock.recv(MAX_PAYLOAD)
+        room = socket.CMSG_SPACE(_DESCRIPTOR.size)
+        data, extra, _flags, _address = self._sock.recvmsg(
+            MAX_PAYLOAD, room, socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, content in extra:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._sockets.extend(fd for (fd,) in _DESCRIPTOR.iter_unpack(content))
+        return data
 
     def enable_sigio(self, pid: int) -> None:
         """Have the kernel send `pid` a SIGIO whenever this end becomes readable."""

@@ -21,11 +21,21 @@ def apply(conf: "Config", worker: int) -> None:
 
     Raises OperatorError; the worker that gets one exits with EXIT_FATAL.
     """
+    apply_common(conf)
+    apply_own(conf, worker)
+
+
+def apply_common(conf: "Config") -> None:
+    """What is the same for every worker: a process that forks them hands it on."""
     set_rlimits(conf.rlimits.nofile, conf.rlimits.core)
     if conf.niceness is not None:
         set_niceness(conf.niceness)
     if conf.umask is not None:
         os.umask(conf.umask)
+
+
+def apply_own(conf: "Config", worker: int) -> None:
+    """What is worker number `worker`'s alone; it needs no privilege."""
     if conf.cpu_affinity is not None:
         set_affinity(conf.cpu_affinity, worker)
 
