@@ -5,6 +5,7 @@ ends in its status code and a closed connection. A handler's ends in the onion. 
 none of the three is a bug of prefork's own and keeps its traceback.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -49,3 +50,9 @@ class HttpError(Exception):
         self.message = message
         self.expose = status < 500 if expose is None else expose
         self.headers = dict(headers or {})
+
+
+def errno_text(exc: OSError) -> str:
+    """`(13: Permission denied)`, nginx's tail of a failed system call."""
+    number = exc.errno or 0
+    return f"({number}: {os.strerror(number) if number else exc})"

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Final
 
 from prefork.errors import OperatorError
+from prefork.errors import errno_text as errno_text  # those who log say why a call failed
 
 LEVELS: Final = ("emerg", "alert", "crit", "error", "warn", "notice", "info", "debug")
 """nginx's names in syslog's order: the index is syslog's (and the journal's) number."""
@@ -37,12 +38,6 @@ _STANDARD_STREAMS: Final = {"stdout": 1, "stderr": 2}
 _CONTROLS: Final = {
     code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
 }
-
-
-def errno_text(exc: OSError) -> str:
-    """`(13: Permission denied)`, nginx's tail of a failed system call."""
-    number = exc.errno or 0
-    return f"({number}: {os.strerror(number) if number else exc})"
 
 
 class LogFile:

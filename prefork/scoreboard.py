@@ -34,8 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from typing import Final, NamedTuple
 
-from prefork.errors import OperatorError
-from prefork.log import errno_text
+from prefork.errors import OperatorError, errno_text
 
 NAME: Final = "prefork-scoreboard"
 MAGIC: Final = int.from_bytes(b"PREFORK\x01", "big")

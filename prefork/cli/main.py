@@ -31,7 +31,9 @@ ERRANDS: Final = {
     ),
     "reopen": Errand("prefork.cli.control:reopen", "Control", "Reopen the log files."),
     "scale": Errand("prefork.cli.control:scale", "Control", "Change the number of workers."),
-    "status": Errand("prefork.cli.status:status", "Control", "Show the master and its workers."),
+    "status": Errand(
+        "prefork.cli.status:status", "Control", "Show what the server and its workers are doing."
+    ),
     "stacks": Errand(
         "prefork.cli.stacks:stacks", "Control", "Print what the workers are doing, by line."
     ),

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import click
 
-from prefork.errors import EXIT_FAILED, EXIT_NOT_RUNNING, OperatorError
-from prefork.log import errno_text
+from prefork.config import glance
+from prefork.errors import EXIT_FAILED, EXIT_NOT_RUNNING, OperatorError, errno_text
 from prefork.scoreboard import Scoreboard, Slot, SlotState, Verdict, fallback_path_beside
 
 if TYPE_CHECKING:
@@ -176,11 +176,19 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def find_master(config_path: str | None, pid_file: str | None, pid: int | None) -> RunningMaster:
-    """The master named on the command line, or a refusal that says how to name it."""
+def find_master(
+    config_path: str | None, pid_file: str | None, pid: int | None, *, in_haste: bool = False
+) -> RunningMaster:
+    """The master named on the command line, or a refusal that says how to name it.
+
+    `in_haste` does without its configuration (`conf` is None) when that says plainly where the pid
+    file is.
+    """
     if pid is not None:
         return RunningMaster(pid, None, None)
     conf = None
+    if in_haste and pid_file is None and config_path is not None:
+        pid_file = glance.pid_file(config_path, os.getcwd(), os.environ)
     if pid_file is None:
         if config_path is None:
             raise click.UsageError(

@@ -1,164 +1,274 @@
-"""`prefork status`: the scoreboard of a running master, as a table or as JSON.
+"""`prefork status`: what a server is doing, as a page or as JSON.
 
-Reads shared memory only: it works on a server that hangs, and costs the server nothing.
+It reads shared memory and a few files in /proc, asks nobody in the server, and takes no lock that
+a part of it may hold: all the workers may hang, the master may be stopped, and it answers all the
+same. It is looked at while something is wrong, so what is wrong comes first.
 """
 
-import os
-import signal
+import sys
 import time
 from typing import Any, Final
 
 import click
 
-from prefork.cli.running import find_master, naming, state_of
-from prefork.scoreboard import Scoreboard, Verdict
+from prefork.cli.running import find_master, naming
+from prefork.errors import EXIT_FAILED
+from prefork.scoreboard import Scoreboard, Slot, SlotState, Verdict
+from prefork.unix.proc import ProcessFacts, process_facts, proportional_set_size
+from prefork.unix.tcpinfo import accept_queues
+from prefork.unix.waitstatus import describe
 
-COLUMNS: Final = (
-    ("worker", "n"),
-    ("pid", "pid"),
-    ("gen", "generation"),
-    ("state", "state"),
-    ("up", "uptime"),
-    ("busy for", "busy_for"),
-    ("conns", "connections"),
-    ("accepted", "accepted"),
-    ("requests", "requests"),
-    ("boots", "boots"),
-    ("last exit", "last_exit"),
-)
-BUSY_FOR_LONG: Final = 0.1  # seconds; a shorter turn of the loop is no news, it is serving
-COLOURS: Final = {"ready": "green", "busy": "cyan", "starting": "yellow", "quiescing": "yellow"}
+STUCK_AFTER: Final = 1.0  # seconds in one turn of the loop, from which on a worker is called stuck
+PSS_LIMIT: Final = 256 << 20  # bytes of RSS in all workers; beyond, their PSS takes too long to ask
+CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
+PERCENTILES: Final = (("p50", 0.50), ("p90", 0.90), ("p99", 0.99))
+
+# A worker's state, and what stands for it where there is one character for each.
+LETTERS: Final = {
+    "idle": "_",
+    "serving": "S",
+    "busy": "B",
+    "stuck": "!",
+    "stopped": "T",
+    "starting": "+",
+    "draining": "D",
+    "waiting": "z",
+    "dead": "x",
+}
+READY: Final = frozenset(("idle", "serving", "busy", "stuck"))
 
 
 @click.command()
 @naming
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; durations are in seconds.")
 def status(config_path: str | None, pid_file: str | None, pid: int | None, as_json: bool) -> None:
-    """Show the master and its workers.
+    """Show what the server and its workers are doing.
 
-    Exits with 0 while the server runs and with 3 when it does not.
+    Exits with 0 while it serves, with 3 when it does not run, and with 1 when it runs and no worker
+    is ready. Reads shared memory: it answers, too, when the server hangs.
+
+    \b
+    Workers are
+      idle      nothing to do             serving   waiting for what their requests wait for
+      busy      computing, this moment    stuck     in one step for more than a second
+      stopped   by SIGSTOP                starting  importing the application
+      draining  finishing what runs       waiting   to be started again after a crash
     """
-    master = find_master(config_path, pid_file, pid)
+    master = find_master(config_path, pid_file, pid, in_haste=True)
     facts = read(master.board)
     if as_json:
         import json
 
         click.echo(json.dumps(facts, indent=2))
     else:
-        click.echo("\n".join(lines(facts)))
+        from prefork.cli import statuspage
+
+        # Cut at the terminal's edge; a file or a pipe gets whole lines.
+        width = None
+        if sys.stdout.isatty():
+            import shutil
+
+            width = shutil.get_terminal_size().columns
+        click.echo("\n".join(statuspage.lines(facts, width)))
+    if not any(worker["state"] in READY for worker in facts["workers"]):
+        raise SystemExit(EXIT_FAILED)
 
 
 def read(board: Scoreboard) -> dict[str, Any]:
-    """Everything on the scoreboard as plain values; the shape of `status --json`.
+    """Everything there is to tell as plain values; the shape of `status --json`, see README.
 
-    Keys are stable; `busy_for` and `last_exit` are null where there is nothing to tell.
+    Keys are stable; null stands where there is nothing to tell. Durations and times are seconds,
+    sizes are bytes.
     """
     header = board.header
-    now, monotonic = time.time_ns(), time.monotonic_ns()
-    command = header.command
-    workers = []
-    for slot in board.used():
-        if slot.pid == 0:
-            continue
-        busy_since = slot.busy_since_ns
-        workers.append(
-            {
-                "n": slot.index + 1,  # as the log and the title count them
-                "pid": slot.pid,
-                "generation": slot.generation,
-                "state": state_of(slot).name.lower(),
-                "uptime": round(max(now - slot.started_ns, 0) / 1e9, 3),
-                "busy_for": round(max(monotonic - busy_since, 0) / 1e9, 3) if busy_since else None,
-                "connections": slot.connections,
-                "accepted": slot.accepted,
-                "requests": slot.requests,
-                "boots": slot.boots,
-                "last_exit": ending(slot.last_exit - 1) if slot.last_exit else None,
-            }
-        )
+    now = time.time_ns()
+    master = process_facts(header.master_pid)
+    totals = board.totals()
+    workers = [_worker(slot) for slot in board.used() if slot.pid or slot.comes_back_ns]
+    _measure_memory(workers)
+    since = _seconds(now - header.since_ns)
     return {
+        "version": header.program or None,
         "pid": header.master_pid,
+        "stopped": master is not None and master.state in "Tt",
+        "app": header.app or None,
+        "uptime": _seconds(now - header.started_ns),
         "generation": header.generation,
-        "uptime": round(max(now - header.started_ns, 0) / 1e9, 3),
         "config": header.config_path or None,
-        "listen": header.listen.split("\n") if header.listen else [],
+        "last_reload": _last_reload(board),
+        "last_command": _last_command(board),
         "target_workers": header.target_workers,
-        "last_command": {
-            "number": header.command_seq,
-            "name": command_name(command),
-            "verdict": Verdict(header.verdict).name.lower(),
-            "text": header.text,
-        }
-        if header.command_seq
-        else None,
+        "busy_workers": sum(worker["state"] in ("serving", "busy", "stuck") for worker in workers),
+        "scoreboard": "".join(LETTERS[worker["state"]] for worker in workers),
+        "running": sum(worker["running"] for worker in workers),
+        "connections": sum(worker["connections"] for worker in workers),
+        "listeners": _listeners(board),
+        "lag_max": max((worker["lag_max"] for worker in workers), default=0.0),
+        "latency": percentiles(totals.latencies),
+        "totals": {
+            "since": since,
+            "requests_per_second": round(totals.requests / since, 2) if since else 0.0,
+            "accepted": totals.accepted,
+            "requests": totals.requests,
+            "bytes_sent": totals.bytes_sent,
+            "responses": dict(zip(CLASSES, totals.responses, strict=True)),
+            "latencies": [
+                [2**bucket / 1e6, count] for bucket, count in enumerate(totals.latencies)
+            ],
+        },
         "workers": workers,
     }
 
 
-def lines(facts: dict[str, Any]) -> list[str]:
-    """The table for people. Click takes the colours out again where there is no terminal."""
-    workers: list[dict[str, Any]] = facts["workers"]
-    out = [
-        f"prefork {click.style('running', fg='green', bold=True)}, master pid {facts['pid']}, "
-        f"generation {facts['generation']}, up {duration(facts['uptime'])}",
-        f"  configuration  {facts['config'] or 'none, the command line only'}",
-        f"  listening      {', '.join(facts['listen']) or 'nowhere'}",
-        f"  workers        {len(workers)} of {facts['target_workers']}",
+def _worker(slot: Slot) -> dict[str, Any]:
+    now, monotonic = time.time_ns(), time.monotonic_ns()
+    pid = slot.pid
+    process = process_facts(pid) if pid else None
+    busy_since, running = slot.busy_since_ns, slot.running
+    busy_for = _seconds(monotonic - busy_since) if busy_since else None
+    recent: list[dict[str, Any]] = [
+        {"line": line, "age": _seconds(monotonic - began * 1e9)} for began, line in slot.recent()
     ]
-    last = facts["last_command"]
-    if last:
-        colour = {"ok": "green", "failed": "red"}.get(last["verdict"], "yellow")
-        verdict = click.style(last["verdict"], fg=colour)
-        out.append(f"  last command   {last['name']}, {verdict}: {last['text']}")
-    rows = [[cell(worker, key) for _, key in COLUMNS] for worker in workers]
-    widths = [max(map(len, column)) for column in zip([t for t, _ in COLUMNS], *rows, strict=True)]
-    if rows:
-        out.append("")
-        titles = (t.rjust(w) for (t, _), w in zip(COLUMNS, widths, strict=True))
-        out.append(click.style("  ".join(titles), bold=True))
-    for row in rows:
-        padded = [text.rjust(width) for text, width in zip(row, widths, strict=True)]
-        state = row[3]
-        padded[3] = click.style(padded[3], fg=COLOURS.get(state, "red"))
-        out.append("  ".join(padded))
-    return out
+    request = None
+    if busy_for is not None and recent and busy_for >= recent[0]["age"] - 0.01:
+        request = recent[0]  # it began in the turn that is not over, and is not counted yet
+        running += 1
+    elif running:
+        request = {"line": slot.oldest_line, "age": _seconds(monotonic - slot.oldest_since_ns)}
+    back = slot.comes_back_ns if not pid else 0
+    return {
+        "n": slot.index + 1,  # as the log and the title count them
+        "pid": pid or None,
+        "state": _state(slot, process, busy_for),
+        "generation": slot.generation,
+        "uptime": _seconds(now - slot.started_ns) if pid else None,
+        "request": request,
+        "running": running,
+        "busy_for": busy_for,
+        "connections": slot.connections,
+        "accepted": slot.accepted,
+        "requests": slot.requests,
+        "bytes_sent": slot.bytes_sent,
+        "responses": dict(zip(CLASSES, slot.responses, strict=True)),
+        "latency": percentiles(slot.latencies),
+        "lag": round(slot.lag_ns / 1e9, 6),
+        "lag_max": round(slot.lag_max_ns / 1e9, 6),
+        "process_state": process.state if process else None,
+        "cpu": round(process.cpu, 2) if process else None,
+        "rss": process.rss if process else None,
+        "pss": None,
+        "boots": slot.boots,
+        "crashes": slot.crashes,
+        "last_exit": describe(slot.last_exit - 1) if slot.last_exit else None,
+        "comes_back_in": _seconds(back - now) if back else None,
+        "recent": recent,
+    }
 
 
-def cell(worker: dict[str, Any], key: str) -> str:
-    value = worker[key]
-    if value is None or (key == "busy_for" and value < BUSY_FOR_LONG):
-        return "-"
-    return duration(value) if key in ("uptime", "busy_for") else str(value)
+def _state(slot: Slot, process: ProcessFacts | None, busy_for: float | None) -> str:
+    """One of LETTERS. What the kernel says of the process goes before what that said itself.
+
+    A worker writes its state when it changes for long. That it is at work, and not asleep in its
+    event loop, is told by `busy_since_ns` alone, which costs one store a turn instead of two.
+    """
+    state = SlotState(slot.state)
+    if not slot.pid:
+        return "waiting"
+    if process is not None and process.state in "TtZX":
+        return "stopped" if process.state in "Tt" else "dead"
+    if state in (SlotState.READY, SlotState.BUSY):
+        if busy_for is None:
+            return "serving" if slot.running else "idle"
+        return "stuck" if busy_for >= STUCK_AFTER else "busy"
+    if state == SlotState.QUIESCING:
+        return "draining"
+    return "starting" if state == SlotState.STARTING else "dead"
 
 
-def duration(seconds: float) -> str:
-    """Two figures at most: `0.4s`, `12s`, `3m20s`, `5h02m`, `4d07h`."""
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+def _measure_memory(workers: list[dict[str, Any]]) -> None:
+    """PSS is what a worker costs; but the kernel counts pages for it, and holds the process up."""
+    if sum(worker["rss"] or 0 for worker in workers) <= PSS_LIMIT:
+        for worker in workers:
+            if worker["process_state"] in ("R", "S", "T"):
+                worker["pss"] = proportional_set_size(worker["pid"])
 
 
-def ending(wait_status: int) -> str:
-    """A raw wait status in words: `exit 1`, `SIGKILL`."""
-    code = os.waitstatus_to_exitcode(wait_status)
-    if code >= 0:
-        return f"exit {code}"
+def _listeners(board: Scoreboard) -> list[dict[str, Any]]:
+    urls = board.header.listen.split("\n") if board.header.listen else []
+    inodes = [int(word) for word in board.header.inodes.split()]
+    queues = accept_queues(frozenset(inodes))
+    found = [queues.get(inode) for inode in inodes]
+    return [
+        {
+            "url": url,
+            "waiting": queue.waiting if queue else None,
+            "limit": queue.limit if queue else None,
+        }
+        for url, queue in zip(urls, found + [None] * len(urls), strict=False)
+    ]
+
+
+def _last_reload(board: Scoreboard) -> dict[str, Any] | None:
+    header = board.header
+    at_work, ended = header.reload_at_work_ns, header.reload_ended_ns
+    if at_work:
+        return {
+            "verdict": "pending",
+            "ago": None,
+            "running_for": _seconds(time.monotonic_ns() - at_work),
+            "text": header.reload_progress,
+        }
+    if ended:
+        return {
+            "verdict": Verdict(header.reload_verdict).name.lower(),
+            "ago": _seconds(time.time_ns() - ended),
+            "running_for": None,
+            "text": header.reload_text,
+        }
+    return None
+
+
+def _last_command(board: Scoreboard) -> dict[str, Any] | None:
+    header = board.header
+    if not header.command_seq:
+        return None
+    import signal
+
+    command = header.command
     try:
-        return signal.Signals(-code).name
+        name = signal.Signals(command).name  # which is what the master knows it by
     except ValueError:
-        return f"signal {-code}"
+        name = str(command)
+    return {
+        "number": header.command_seq,
+        "name": name,
+        "verdict": Verdict(header.verdict).name.lower(),
+        "text": header.text,
+    }
 
 
-def command_name(number: int) -> str:
-    """The last command as its signal's name, which is what the master knows it by."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
+def percentiles(latencies: tuple[int, ...]) -> dict[str, float | None]:
+    """Seconds that a part of the requests stayed below, from counts by powers of two.
+
+    Bucket n holds what took at least 2**(n-1) microseconds and less than 2**n; within one the
+    requests are taken for evenly spread. So a figure is off by a factor of two at the most.
+    """
+    total = sum(latencies)
+    if not total:
+        return {name: None for name, _ in PERCENTILES}
+    return {name: _quantile(latencies, total * part) for name, part in PERCENTILES}
+
+
+def _quantile(latencies: tuple[int, ...], rank: float) -> float:
+    below = 0
+    for bucket, count in enumerate(latencies):
+        if count and below + count >= rank:
+            high = float(1 << bucket)
+            low = high / 2 if bucket else 0.0
+            return round((low + (high - low) * (rank - below) / count) / 1e6, 7)
+        below += count
+    return float(1 << len(latencies)) / 1e6
+
+
+def _seconds(nanoseconds: float) -> float:
+    return round(max(nanoseconds, 0) / 1e9, 3)

@@ -20,7 +20,7 @@ from prefork.process.children import Children
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
 from prefork.process.outcome import Account, Outcome
-from prefork.process.ready import ready_line
+from prefork.process.ready import named, ready_line
 from prefork.process.reload import Reload
 from prefork.process.replace import Replacements
 from prefork.process.retired import RetiredListeners
@@ -513,7 +513,7 @@ class Master:
         header.listen = "\n".join(self.cycle.urls)
         header.inodes = " ".join(str(os.fstat(one.fileno()).st_ino) for one in self.cycle.listeners)
         header.program = __version__
-        header.app = f"{self.cycle.conf.app} ({self.interface})" if self.interface else ""
+        header.app = named(self.cycle, self.interface)
 
     # The end
 

@@ -19,3 +19,9 @@ def ready_line(cycle: Cycle, interface: str, processes: str, started: float) -> 
         f" pid {os.getpid()}, {cycle.source.path or 'no configuration file'},"
         f" {took:.0f} ms; stop with {how}"
     )
+
+
+def named(cycle: Cycle, interface: str) -> str:
+    """`module:attribute (onion)`: what is served, and how it is spoken to if that is known."""
+    spoken, _, _reason = interface.partition(",")
+    return f"{cycle.conf.app} ({spoken})" if spoken else cycle.conf.app or ""

@@ -21,7 +21,7 @@ from prefork.process import sharing, stop
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
 from prefork.process.outcome import Account, Outcome
-from prefork.process.ready import ready_line
+from prefork.process.ready import named, ready_line
 from prefork.process.worker import Worker, enter
 from prefork.scoreboard import Scoreboard, SlotState, fallback_path_beside
 from prefork.unix import identity, limits, signals
@@ -314,4 +314,4 @@ class Single:
         header.listen = "\n".join(self.cycle.urls)
         header.inodes = " ".join(str(os.fstat(one.fileno()).st_ino) for one in self.cycle.listeners)
         header.program = __version__
-        header.app = f"{self.cycle.conf.app} ({self.worker.interface})"
+        header.app = named(self.cycle, self.worker.interface)

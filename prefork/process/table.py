@@ -21,7 +21,7 @@ from prefork.log import ErrorLog
 from prefork.process.respawn import Backoff
 from prefork.process.timers import Timer
 from prefork.unix.channel import Channel
-from prefork.unix.signals import signal_name
+from prefork.unix.waitstatus import describe
 
 if TYPE_CHECKING:
     from prefork.process.cycle import Cycle
@@ -191,15 +191,6 @@ class Death(Struct, frozen=True):
     @property
     def text(self) -> str:
         return describe(self.status)
-
-
-def describe(status: int) -> str:
-    """A wait status in words: `exited with code 1`, `exited on signal 9 (SIGKILL)`."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        core = " (core dumped)" if os.WCOREDUMP(status) else ""
-        return f"exited on signal {number} ({signal_name(number)}){core}"
-    return f"exited with code {os.WEXITSTATUS(status)}"
 
 
 def reap(

@@ -17,8 +17,7 @@ import struct
 import sys
 from typing import Final, NoReturn
 
-from prefork.errors import EXIT_FAILED, OperatorError
-from prefork.log import errno_text
+from prefork.errors import EXIT_FAILED, OperatorError, errno_text
 from prefork.unix import signals
 
 _HEAD: Final = struct.Struct("=iI")  # exit code, length of the text

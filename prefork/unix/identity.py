@@ -13,8 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prefork.errors import OperatorError
-from prefork.log import errno_text
+from prefork.errors import OperatorError, errno_text
 
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 

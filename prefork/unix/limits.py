@@ -9,8 +9,7 @@ import resource
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from prefork.errors import OperatorError
-from prefork.log import errno_text
+from prefork.errors import OperatorError, errno_text
 
 if TYPE_CHECKING:
     from prefork.config.schema import Config

@@ -23,8 +23,7 @@ import stat
 import time
 from typing import Final
 
-from prefork.errors import OperatorError
-from prefork.log import errno_text
+from prefork.errors import OperatorError, errno_text
 
 OLDBIN: Final = ".oldbin"
 _PATIENCE: Final = 0.5  # seconds for a reader's momentary lock to go away, a pid to be written
