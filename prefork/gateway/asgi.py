@@ -76,6 +76,7 @@ def failed(talk: HttpTalk, error: BaseException, log: "ErrorLog") -> None:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if talk.told and _is_about_the_client(error):
         log.info(f"the client left: {what}, {request_text(exchange)}", connection=number)
+        talk.end_drained()
     else:
         if not isinstance(error, Exception):
             what = f"an application cannot end its worker: {error!r}"
@@ -88,7 +89,7 @@ def failed(talk: HttpTalk, error: BaseException, log: "ErrorLog") -> None:
 def unfinished(talk: HttpTalk, log: "ErrorLog") -> None:
     """The application returned, and its response is not complete."""
     exchange = talk.exchange
-    if not exchange.client_left:
+    if not (talk.end_drained() or exchange.client_left):
         how = (
             "before its response was complete"
             if exchange.head_sent

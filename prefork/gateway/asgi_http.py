@@ -281,6 +281,13 @@ class HttpTalk:
         finally:
             self._wake()
 
+    def end_drained(self) -> bool:
+        """Complete a stream of events whose application has gone because the worker does."""
+        if not self._drained or self.exchange.client_left:
+            return False
+        self._end()
+        return True
+
     async def _send_other(self, kind: str, message: Message) -> None:
         exchange = self.exchange
         if kind == "http.response.trailers":
