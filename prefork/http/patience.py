@@ -5,7 +5,7 @@ nothing. While one blocks the loop nothing here runs; the master looks after tho
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from prefork.event import tasks
 from prefork.event.deadlines import Deadlines
@@ -14,9 +14,11 @@ from prefork.event.reactor import NOMORE, Reactor
 from prefork.http.h1.exchange import H1Exchange
 
 if TYPE_CHECKING:
+    import asyncio
+
     from prefork.log import ErrorLog
 
-# A thread whose request was given up may still end by itself, at most this much later.
+# A handler or a thread whose request was given up may still end by itself, that much later.
 SHORTEST_WAIT: Final = 1.0  # seconds
 LONGEST_WAIT: Final = 5.0
 
@@ -76,7 +78,7 @@ class Patience:
             return
         limit = self._limit.timeout
         self._tell(self._log.error, f"request timed out (timeouts.request {limit:g} s)", exchange)
-        stuck = frozenset() if self._executor is None else self._executor.running()
+        threads = frozenset() if self._executor is None else self._executor.running()
         # The answer comes first: whatever the handler makes of being cancelled, it has been sent.
         if exchange.head_sent:
             exchange.abort()
@@ -84,15 +86,17 @@ class Patience:
             exchange.keep_alive = False
             exchange.reply(504, b"Content-Type: text/plain\r\n", b"Gateway Timeout\n")
         task.cancel()
-        if stuck:
-            line = f"{exchange.method} {exchange.target}"
-            wait = min(max(limit, SHORTEST_WAIT), LONGEST_WAIT)
-            self._reactor.create_time_event(wait, lambda: self._look_for_threads(line, stuck))
+        line = f"{exchange.method} {exchange.target}"
+        wait = min(max(limit, SHORTEST_WAIT), LONGEST_WAIT)
+        self._reactor.create_time_event(wait, lambda: self._look_again(line, task, threads))
 
-    def _look_for_threads(self, line: str, suspects: frozenset[Any]) -> float:
-        """Of the threads that were at work then: is one still, and nobody waits for it?"""
-        assert self._executor is not None
-        if suspects & self._executor.abandoned():
+    def _look_again(
+        self, line: str, task: "asyncio.Task[None]", suspects: frozenset[object]
+    ) -> float:
+        """A while later: of what was at work then, is something still, for nobody?"""
+        if not task.done():
+            self.on_stuck(f"{line} was answered 504, but its handler does not end")
+        elif self._executor is not None and suspects & self._executor.abandoned():
             self.on_stuck(f"{line} was answered 504, but its thread works on")
         return NOMORE
 

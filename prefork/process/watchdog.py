@@ -70,7 +70,7 @@ class Watch(Struct, eq=False):
     stop_timer: Timer | None = None
     asking: bool = False
     condemned: bool = False
-    stuck: bool = False  # a thread of it
+    stuck: bool = False  # a request of it does not end, and it is to be replaced
     debugged: bool = False
 
 
@@ -101,7 +101,7 @@ class Watchdog:
             self._arm(interval)
 
     def stuck(self, row: ProcessSlot, text: str) -> None:
-        """One of its threads will not end: another worker takes its place."""
+        """Something of it will not end: another worker takes its place."""
         watch = self._watch(row)
         if watch.stuck or row.exiting:
             return
@@ -110,7 +110,7 @@ class Watchdog:
 
         def told(lines: list[str]) -> None:
             self._master.cycle.error_log.error("\n".join((said, *lines)))
-            self._master.replacements.ask(row, "a thread of its does not end (timeouts.request)")
+            self._master.replacements.ask(row, "a request of it does not end (timeouts.request)")
 
         self._dump(row, told)
 

@@ -43,7 +43,7 @@ class Command(enum.IntEnum):
     RECYCLE = 10  # from a worker: it asks to be replaced; the payload says why
     BUSY = 11  # a worker is awake, after it may have slept for long
     DRAIN_QUEUE = 12  # QUIT of the whole server; the payload numbers the sealed listeners
-    STUCK = 16  # a worker has a thread that nobody waits for any more and that does not end
+    STUCK = 16  # a worker has a request that was given up and does not end
     TOLD = 17  # to a worker: the slowness of what it runs has been logged
     FAREWELL = 20  # the whole server will stop soon: each answer is its connection's last
     ADMIT = 21  # to a worker that waits for it: accept from now on

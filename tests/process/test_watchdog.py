@@ -72,6 +72,14 @@ async def never():
     await asyncio.gather(forever())
 
 
+async def stubborn():
+    while True:
+        try:
+            await forever()
+        except asyncio.CancelledError:
+            pass
+
+
 async def forever():
     await asyncio.Event().wait()
 
@@ -86,6 +94,8 @@ async def serve(ctx, next):
         BLOCKING[ctx.path]()
     if ctx.path == "/never":
         await never()
+    if ctx.path == "/stubborn":
+        await stubborn()
     if ctx.path == "/thread":
         await ctx.run(sleep)
     if ctx.path == "/half":
@@ -252,6 +262,43 @@ def test_a_thread_that_does_not_end_costs_its_worker_once_another_serves(
     assert f'application.py", line {line_of("time.sleep(1000)")} in sleep' in said
     told = record(server, "request timed out .*: GET /thread")
     assert f'application.py", line {line_of("time.sleep(1000)")}, in sleep' in told
+
+
+def test_a_handler_that_will_not_be_cancelled_costs_its_worker_too(daemon: "Daemons") -> None:
+    server = daemon(app=APPLICATION, timeouts={"request": 1, "graceful": 1})
+    server.expect("request timed out|its handler does not end")
+    (worker,) = server.pids()
+    assert server.get("/stubborn").status == 504
+    said = record(server, "GET /stubborn was answered 504, but its handler does not end")
+    assert f'application.py", line {line_of("await forever()")}, in stubborn' in said
+    server.wait_for(lambda: len(server.pids()) == 1 and worker not in server.pids())
+
+
+ASGI = """
+import asyncio
+
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    if scope["path"] == "/begun":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+    await asyncio.Event().wait()
+"""
+
+
+def test_an_asgi_application_that_never_answers(daemon: "Daemons") -> None:
+    server = daemon(app=ASGI, timeouts={"request": 1})
+    server.expect("request timed out")
+    assert server.get("/never").status == 504
+    said = record(server, "request timed out .*: GET /never")
+    assert f'File "{server.directory}/application.py", line 11, in app' in said
+    with asking(server, "/begun") as client:
+        assert answer(client).endswith(b"4\r\nhalf\r\n")
+    stacks = server.cli("stacks").stdout
+    assert "requests running: 0" in stacks
+    assert "application.py" not in stacks
 
 
 def test_a_slow_request_is_told_of_once_and_goes_on(daemon: "Daemons") -> None:
