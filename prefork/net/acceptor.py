@@ -131,7 +131,8 @@ class Acceptor:
 
     def _drain_turn(self) -> float:
         self._turn = None
-        if not self._paused and self._accept_one() is False:
+        waits = self._paused or self._resting is not None
+        if not waits and self._accept_one() is False:
             self._turn = self._reactor.create_time_event(self._last_look, self._drain_rest)
         else:
             self._watch()  # or when there is room again

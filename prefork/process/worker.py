@@ -18,13 +18,14 @@ from typing import Final, NoReturn
 from prefork.errors import EXIT_FAILED, EXIT_FATAL, EXIT_OK, OperatorError
 from prefork.event.bridge import ReactorLoop
 from prefork.event.executor import Executor
-from prefork.event.reactor import NOMORE, READABLE, Reactor
+from prefork.event.reactor import READABLE, Reactor
 from prefork.event.wakeup import Wakeup
 from prefork.log import ErrorLog, LoggingHandler, errno_text
 from prefork.net.listener import Listener
 from prefork.process import parent
 from prefork.process.awake import Awake
 from prefork.process.cycle import Cycle
+from prefork.process.drain import Drain
 from prefork.process.hosting import Hostable
 from prefork.process.loading import AppLoadError, user_traceback
 from prefork.process.preload import Preloaded, preload
@@ -41,9 +42,6 @@ from prefork.unix.proctitle import set_title
 
 FAST_HOOKS: Final = 1.0  # seconds that on_shutdown hooks have when the stop is a fast one
 LAST_HOOKS: Final = 0.5  # and at least, when a graceful one has used all of its time
-CANCEL_SECONDS: Final = 2.0  # before the end of timeouts.graceful what still runs is cancelled
-CANCEL_SHARE: Final = 0.2  # and not earlier than after the rest of it
-TOLD_REQUESTS: Final = 20  # of those cancelled or cut, a line each
 
 # What an application raises to end a process, which is not the application's to end.
 _EXITS: Final = (SystemExit, KeyboardInterrupt)
@@ -194,11 +192,10 @@ class Worker:
         self.serving: Serving
         self.awake: Awake
         self._application: Hostable
-        self._deadline = 0.0
         self._whole = False  # it is the whole server that stops
         self._queues: Collection[Listener] = ()  # what waits there is served before we leave
         self._sealed = False
-        self._grace = 0.0  # seconds that the drain may take
+        self._drain: Drain | None = None
         self._fast = False
         self.stopped = False
         self._left = -1
@@ -371,17 +368,15 @@ class Worker:
     def quit(self) -> None:
         """Accept no more, finish what runs, leave when the last connection is gone.
 
-        In stages, for a stop always ends: streams are told now (`Exchange.on_drain`), the tasks
-        of what still runs are cancelled when four fifths of timeouts.graceful are over, or all
-        but two seconds of it, and at its end every connection is cut.
+        `Drain` sees to it that this ends.
         """
         if self.exiting:
             return
         self.exiting = True
         self.log.notice("gracefully shutting down")
         self.slot.state = SlotState.QUIESCING
-        grace = self.cycle.conf.timeouts.graceful
-        self._end_in(grace)
+        self._drain = Drain(self.serving.server, self.log, self.stop)
+        self._drain.end_in(self.cycle.conf.timeouts.graceful)
         self.serving.server.stopping = self._whole
         self.serving.drain(self.stop, queues=self._queues, sealed=self._sealed)
         if self.leaves_sockets:
@@ -391,52 +386,9 @@ class Worker:
 
     def hurry(self, seconds: float) -> None:
         """What is left of the drain has to be over in `seconds`: others need the room."""
-        if self.exiting and time.monotonic() + seconds < self._deadline:
+        if self._drain is not None and time.monotonic() + seconds < self._drain.deadline:
             self.log.warn(f"a newer generation needs room: {seconds:g} s are left to shut down")
-            self._end_in(seconds)
-
-    def _end_in(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
-        self._grace = seconds
-        last = min(CANCEL_SECONDS, CANCEL_SHARE * seconds)
-        self.reactor.create_time_event(seconds - last, self._cancel)
-        self.reactor.create_time_event(seconds, self._overdue)
-
-    def _cancel(self) -> float:
-        if not self.stopped:
-            self._tell_overdue(
-                "cancelled",
-                f"shutdown lasts: what still runs is cancelled, {self._grace:g} s are nearly over",
-            )
-            self.serving.server.cancel_running()
-        return NOMORE
-
-    def _overdue(self) -> float:
-        if not self.stopped:
-            server = self.serving.server
-            self._tell_overdue(
-                "cut",
-                f"shutdown timed out after {self._grace:g} s:"
-                f" {server.connections} connections cut, {server.requests_running} of them"
-                " with a request",
-            )
-            self.stop()
-        return NOMORE
-
-    def _tell_overdue(self, what: str, said: str) -> None:
-        """Which requests do not end: method, target, age and client, a line each."""
-        running = list(self.serving.server.waiting)  # the oldest first
-        if running or what == "cut":
-            self.log.warn(said)
-        now = time.monotonic()
-        for exchange in running[:TOLD_REQUESTS]:
-            self.log.warn(
-                f"{what} after {now - exchange.started:.1f} s: client: {exchange.peer}, request:"
-                f' "{exchange.method} {exchange.target} HTTP/{exchange.version}"',
-                connection=exchange.connection_number,
-            )
-        if len(running) > TOLD_REQUESTS:
-            self.log.warn(f"{what}: {len(running) - TOLD_REQUESTS} more requests")
+            self._drain.end_in(seconds)
 
     def retitle(self) -> None:
         """`prefork: worker 2 draining (3 left)`."""
@@ -461,7 +413,11 @@ class Worker:
         self.exiting = True
         self.serving.stop()
         now = time.monotonic()
-        end = now + FAST_HOOKS if self._fast else max(self._deadline, now + LAST_HOOKS)
+        deadline = now
+        if self._drain is not None:
+            self._drain.over()
+            deadline = self._drain.deadline
+        end = now + FAST_HOOKS if self._fast else max(deadline, now + LAST_HOOKS)
         self._shut_down(end - now)
         left = 0.0 if self._fast else max(0.0, end - time.monotonic())
         if not self.executor.shutdown(left):

@@ -14,7 +14,7 @@ from prefork.config.address import ListenAddress
 from prefork.event.poller import PollPoller, best_poller
 from prefork.event.reactor import Reactor
 from prefork.log import ErrorLog, LogFile
-from prefork.net.acceptor import REORDER_EVERY, REST_SECONDS, Acceptor
+from prefork.net.acceptor import HANDSHAKE_SECONDS, REORDER_EVERY, REST_SECONDS, Acceptor
 from prefork.net.listener import Listener
 
 PATIENCE = 20.0
@@ -305,3 +305,83 @@ def test_four_workers_share_the_connections():
     assert sum(shares) == 400
     # A quarter each when nothing disturbs them; on a busy machine all still get their turns.
     assert min(shares) >= 2 * REORDER_EVERY, shares
+
+
+# The queue at the end of the server
+
+
+def drain(door, *, sealed):
+    dry = []
+    door.acceptor.drain(lambda: dry.append(door.listener.fileno()), sealed=sealed)
+    return dry
+
+
+def test_what_waits_is_taken_one_a_turn_and_then_the_socket_is_closed(door):
+    for _ in range(5):
+        door.connect()
+    dry = drain(door, sealed=True)
+    door.turns(1)
+    assert len(door.accepted) == 1
+    door.turns(10)
+    assert len(door.accepted) == 5
+    assert not dry
+    door.connect()  # the end of a handshake that was under way
+    door.clock.now += HANDSHAKE_SECONDS
+    door.turns(2)
+    assert len(door.accepted) == 6
+    assert dry == [-1]  # closed before anybody is told
+    with pytest.raises(ConnectionRefusedError):
+        door.connect()
+
+
+def test_what_is_not_sealed_is_left_when_it_is_empty(door):
+    door.acceptor.start()
+    door.connect()
+    dry = drain(door, sealed=False)
+    door.turns(4)
+    assert len(door.accepted) == 1
+    assert dry == [-1]
+
+
+def test_a_drain_waits_for_room(door):
+    for _ in range(3):
+        door.connect()
+    dry = drain(door, sealed=True)
+    door.turns(1)
+    door.acceptor.pause()
+    door.turns(10)
+    assert len(door.accepted) == 1
+    door.acceptor.resume()
+    door.turns(10)
+    assert len(door.accepted) == 3
+    door.acceptor.pause()
+    door.clock.now += HANDSHAKE_SECONDS
+    door.turns(10)
+    assert not dry
+    door.acceptor.resume()
+    door.turns(1)
+    door.clock.now += HANDSHAKE_SECONDS
+    door.turns(2)
+    assert dry
+
+
+def test_a_drain_rests_where_there_are_no_descriptors(door):
+    door.connect()
+    dry = drain(door, sealed=False)
+    door.acceptor._rest(OSError(errno.ENOBUFS, "No buffer space available"))
+    door.turns(10)
+    assert not door.accepted
+    door.clock.now += REST_SECONDS
+    door.turns(10)
+    assert len(door.accepted) == 1
+    assert dry
+
+
+def test_a_drain_that_is_stopped_tells_nobody(door):
+    door.connect()
+    dry = drain(door, sealed=True)
+    door.acceptor.stop()
+    door.clock.now += 1
+    door.turns(10)
+    assert not dry
+    assert not door.accepted
