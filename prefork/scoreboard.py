@@ -38,7 +38,7 @@ from prefork.errors import OperatorError, errno_text
 
 NAME: Final = "prefork-scoreboard"
 MAGIC: Final = int.from_bytes(b"PREFORK\x01", "big")
-LAYOUT_VERSION: Final = 3
+LAYOUT_VERSION: Final = 4
 
 _CELL: Final = 8
 _HEADER_CELLS: Final = 256
@@ -77,7 +77,8 @@ _IDENTITY_AT: Final = _TEXTS_AT + 8192 + 16384
 _PROGRAM: Final = (52, _IDENTITY_AT, 64)
 _APP: Final = (55, _IDENTITY_AT + 64, 448)
 _INODES: Final = (58, _IDENTITY_AT + 512, 1536)
-_RELOADS_AT: Final = _IDENTITY_AT + 2048
+_MOLDS: Final = (61, _IDENTITY_AT + 2048, 1024)
+_RELOADS_AT: Final = _IDENTITY_AT + 3072
 _RELOAD_PROGRESS: Final = (40, _RELOADS_AT, 512)
 _RELOAD_TEXT: Final = (43, _RELOADS_AT + 512, 1536)
 RELOAD_REPORT_ROOM: Final = 32768
@@ -208,10 +209,11 @@ class Header:
     """What only the master writes. Numbers are u64; times are `time.time_ns()`.
 
     `listen` is a URL a line, `inodes` the sockets' inode numbers in the same order, with spaces
-    between them. `program` is the version of prefork that runs, `app` what it serves and how it is
-    spoken to. `since_ns` is since when the totals are counted: the start of the first of the
-    masters that followed one another. `predecessor` is the number + 1 of the master's descriptor of
-    the old master's board while that is counted in (0: none is).
+    between them; `molds` are told as `prefork.process.molds.account` says. `program` is the version
+    of prefork that runs, `app` what it serves and how it is spoken to. `since_ns` is since when
+    the totals are counted: the start of the first of the masters that followed one another.
+    `predecessor` is the number + 1 of the master's descriptor of the old master's board while that
+    is counted in (0: none is).
 
     Of the last reload that is over: `reload_ended_ns` (0: there was none), `reload_verdict`
     (Verdict), `reload_text` (one line for people), `reload_report` (JSON, the shape of
@@ -245,6 +247,7 @@ class Header:
     inodes = _Text(_INODES)
     program = _Text(_PROGRAM)
     app = _Text(_APP)
+    molds = _Text(_MOLDS)
     reload_at_work_ns = _Cell(_H_RELOAD_AT_WORK)
     reload_limit_ns = _Cell(_H_RELOAD_LIMIT)
     reload_began_ns = _Cell(_H_RELOAD_BEGAN)

@@ -76,6 +76,7 @@ def test_cells_do_not_overlap(board: Scoreboard) -> None:
     board.header.inodes = "i" * 1536
     board.header.program = "p" * 64
     board.header.app = "a" * 448
+    board.header.molds = "m" * 1024
     board.header.reload_progress = "p" * 512
     board.header.reload_text = "r" * 1536
     board.header.reload_report = "j" * 32768
@@ -89,6 +90,7 @@ def test_cells_do_not_overlap(board: Scoreboard) -> None:
     assert board.header.config_path == "c" * 4096
     assert board.header.listen == "l" * 16384
     assert board.header.inodes == "i" * 1536
+    assert board.header.molds == "m" * 1024
     assert (board.header.program, board.header.app) == ("p" * 64, "a" * 448)
     assert board.header.master_pid == os.getpid()
 
@@ -337,7 +339,7 @@ def test_attaching_to_what_is_no_master_says_so() -> None:
 
 def test_another_layout_is_refused_by_name(board: Scoreboard) -> None:
     board.header.version = 7
-    with pytest.raises(OperatorError, match="layout 7, this prefork reads layout 3"):
+    with pytest.raises(OperatorError, match="layout 7, this prefork reads layout 4"):
         Scoreboard.attach_pid(os.getpid())
 
 

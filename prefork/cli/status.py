@@ -85,7 +85,8 @@ def read(board: Scoreboard) -> dict[str, Any]:
     master = process_facts(header.master_pid)
     totals = board.totals()
     workers = [_worker(slot) for slot in board.used() if slot.pid or slot.comes_back_ns]
-    _measure_memory(workers)
+    molds = [_mold(line) for line in header.molds.splitlines()]
+    _measure_memory([*workers, *molds])
     since = _seconds(now - header.since_ns)
     return {
         "version": header.program or None,
@@ -117,6 +118,26 @@ def read(board: Scoreboard) -> dict[str, Any]:
             ],
         },
         "workers": workers,
+        "molds": molds,
+    }
+
+
+def _mold(line: str) -> dict[str, Any]:
+    """From a line that `prefork.process.molds.account` wrote."""
+    pid, generation, promoted, state, started = line.split(" ")
+    process = process_facts(int(pid)) if state != "waiting" else None
+    if process is not None and process.state in "Tt":
+        state = "stopped"
+    return {
+        "pid": int(pid) if process else None,
+        "state": state,
+        "generation": int(generation),
+        "promoted": int(promoted),
+        "uptime": _seconds(time.monotonic_ns() - int(started)) if process else None,
+        "process_state": process.state if process else None,
+        "cpu": round(process.cpu, 2) if process else None,
+        "rss": process.rss if process else None,
+        "pss": None,
     }
 
 
@@ -185,12 +206,12 @@ def _state(slot: Slot, process: ProcessFacts | None, busy_for: float | None) -> 
     return "starting" if state == SlotState.STARTING else "dead"
 
 
-def _measure_memory(workers: list[dict[str, Any]]) -> None:
-    """PSS is what a worker costs; but the kernel counts pages for it, and holds the process up."""
-    if sum(worker["rss"] or 0 for worker in workers) <= PSS_LIMIT:
-        for worker in workers:
-            if worker["process_state"] in ("R", "S", "T"):
-                worker["pss"] = proportional_set_size(worker["pid"])
+def _measure_memory(processes: list[dict[str, Any]]) -> None:
+    """PSS is what a process costs; but the kernel counts pages for it, and holds that up."""
+    if sum(one["rss"] or 0 for one in processes) <= PSS_LIMIT:
+        for one in processes:
+            if one["process_state"] in ("R", "S", "T"):
+                one["pss"] = proportional_set_size(one["pid"])
 
 
 def _listeners(board: Scoreboard) -> list[dict[str, Any]]:

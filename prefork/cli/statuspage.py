@@ -193,7 +193,18 @@ def _table(facts: Facts) -> list[str]:
         cells[1] = click.style(cells[1], fg=COLOURS[worker["state"]])
         out.append("  ".join(cells))
         out += [f"{'':{widths[0]}}    {note}" for note in _notes(worker)]
-    return out
+    return out + [_mold(mold) for mold in facts["molds"]]
+
+
+def _mold(mold: Facts) -> str:
+    text = f"  mold of generation {mold['generation']}, {mold['state']}"
+    if mold["pid"]:
+        memory = f"pss {size(mold['pss'])}" if mold["pss"] else f"rss {size(mold['rss'])}"
+        text += f", pid {mold['pid']}, {duration(mold['uptime'])} old, {memory}"
+    if mold["promoted"]:
+        text += f", made from a worker, {plural(mold['promoted'], 'time')}"
+    colour = {"ready": None, "starting": "yellow", "leaving": "yellow"}.get(mold["state"], "red")
+    return click.style(text, fg=colour) if colour else text
 
 
 def _padded(text: str, width: int, column: int) -> str:

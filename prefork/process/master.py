@@ -19,6 +19,7 @@ from prefork.process.boot import Boot
 from prefork.process.children import Children
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
+from prefork.process.molds import account
 from prefork.process.outcome import Account, Outcome
 from prefork.process.ready import named, ready_line
 from prefork.process.reload import Reload
@@ -100,6 +101,7 @@ def master_process_cycle(master: "Master") -> int:
         else:
             master.timers.arm()
 
+        master.tell_molds()
         signals.suspend()
 
         if flags.sigio:
@@ -248,6 +250,7 @@ class Master:
         self.gave_up = False  # it is the master itself that wants to stop
         self.stillborn = ""  # why the first workers died, while a reload makes others
         self._exit_code = EXIT_OK
+        self._molds_told = ""
         self._pid = os.getpid()
 
     # Starting
@@ -503,6 +506,13 @@ class Master:
     def processes(self) -> str:
         """`2 workers`."""
         return f"{self.target} worker{'s'[: self.target != 1]}"
+
+    def tell_molds(self) -> None:
+        """The scoreboard's account of the molds, when it has changed."""
+        text = account(self.table)
+        if text != self._molds_told:
+            self._molds_told = text
+            self.board.header.molds = text
 
     def tell_header(self) -> None:
         """The scoreboard's account of the cycle."""

@@ -34,12 +34,13 @@ from prefork.process.cycle import Cycle
 from prefork.process.forkguard import ForkGuard, warning
 from prefork.process.preload import Preloaded, preload
 from prefork.process.stacks import Stacks
-from prefork.process.table import Order, ProcessSlot, describe
+from prefork.process.table import Order, ProcessSlot
 from prefork.process.worker import become, worker_process_cycle
 from prefork.scoreboard import Slot
 from prefork.unix import signals
 from prefork.unix.channel import Channel, Command, Message
 from prefork.unix.proctitle import set_title
+from prefork.unix.waitstatus import describe
 
 MIDDLE_SECONDS: Final = 2.0  # for the process between the mold and the worker
 BIRTH_SECONDS: Final = 10.0  # from the fork to ADOPTED

@@ -240,5 +240,28 @@ def _kill(row: ProcessSlot, number: signal.Signals) -> None:
         pass  # it has ended, and its SIGCHLD is on the way
 
 
+def account(table: ProcessTable) -> str:
+    """The molds for the scoreboard's header: a line each, of five words.
+
+    Process id (-1 while there is none), generation, how many molds worked before it in its cycle,
+    `starting`, `ready`, `leaving` or `waiting` (to be made again), and `time.monotonic_ns()` of its
+    start.
+    """
+    lines = []
+    for row in table.molds:
+        state = (
+            "waiting"
+            if row.held
+            else "leaving"
+            if row.exiting
+            else "ready"
+            if row.ready
+            else "starting"
+        )
+        generation = row.cycle.generation if row.cycle is not None else 0
+        lines.append(f"{row.pid} {generation} {row.refork} {state} {int(row.started * 1e9)}")
+    return "\n".join(lines)
+
+
 def _nothing() -> None:
     pass

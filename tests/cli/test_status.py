@@ -231,6 +231,21 @@ def test_what_the_last_commands_came_to(daemon: Daemons) -> None:
     assert facts(server)["last_reload"]["verdict"] == "ok"
 
 
+def test_the_mold_stands_apart(daemon: Daemons) -> None:
+    server = daemon(workers=2, preload=True)
+    seen = facts(server)
+    (mold,) = seen["molds"]
+    assert len(seen["workers"]) == 2
+    assert mold["pid"] in server.pids()
+    assert mold["pid"] not in [worker["pid"] for worker in seen["workers"]]
+    assert (mold["state"], mold["generation"], mold["promoted"]) == ("ready", 1, 0)
+    assert 0 < mold["pss"] <= mold["rss"]
+    said = rf"  mold of generation 1, ready, pid {mold['pid']}, \S+ old, pss \S+"
+    assert re.fullmatch(said, page(server).splitlines()[-1])
+    assert server.cli("reload").returncode == 0
+    server.wait_for(lambda: [one["generation"] for one in facts(server)["molds"]] == [2])
+
+
 def test_a_server_that_is_gone(daemon: Daemons) -> None:
     server = daemon()
     server.stop()
