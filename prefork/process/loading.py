@@ -140,6 +140,7 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
+_ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -158,6 +159,8 @@ def _strip(report: traceback.TracebackException, seen: set[int]) -> None:
         return
     seen.add(id(report))
     kept = [frame for frame in report.stack if not foreign(frame.filename)]
+    while kept and kept[0].filename.startswith(_ASYNCIO):
+        del kept[0]  # it stands between a frame of ours and the operator's
     if kept:
         report.stack[:] = kept
     else:

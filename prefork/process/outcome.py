@@ -17,9 +17,9 @@ from prefork.process.commands import shortened
 from prefork.process.loading import foreign
 from prefork.scoreboard import RELOAD_REPORT_ROOM, Header, Verdict
 
-# How the part of a report begins that is a traceback: Python's own, an exception group's, or one of
-# faulthandler's.
-_TRACEBACK: Final = ("Traceback (most recent", "(most recent call first)")
+# How the part of a report begins that is a traceback: Python's own, an exception group's, one of
+# faulthandler's, or the place of a syntax error.
+_TRACEBACK: Final = ("Traceback (most recent", "(most recent call first)", '  File "')
 _FRAME: Final = re.compile(r'  File "([^"]+)", line \d+ in ')
 _SHORT: Final = 40  # characters of a value in a report that would be too long
 

@@ -196,3 +196,19 @@ def test_a_single_process_tells_the_same(daemon: Daemons) -> None:
     server.expect("reload failed")
     seen = report(server, code=1)
     assert "workers" in seen["error"]
+
+
+def test_the_place_of_a_mistake_is_its_traceback(daemon: Daemons) -> None:
+    server = daemon()
+    good = source(server)
+    server.expect("failed|Traceback")
+    server.write_app("def f(:\n")
+    seen = report(server, code=1)
+    assert seen["error"] == 'worker 2: app "application:app": importing application failed'
+    assert seen["traceback"].startswith(f'  File "{server.directory}/application.py", line 1\n')
+    assert seen["traceback"].endswith("SyntaxError: invalid syntax")
+    server.write_app(good + "\n@app.on_startup\nasync def connect():\n    raise OSError('no')\n")
+    seen = report(server, code=1)
+    assert seen["error"] == 'worker 2: app "application:app": on_startup failed'
+    frames = re.findall(r'  File "([^"]+)"', seen["traceback"])
+    assert frames == [f"{server.directory}/application.py"]
