@@ -121,7 +121,9 @@ def version_in(python: str, *packages: str) -> str:
 # prefork
 
 
-def prefork(app: str, access_format: str = "off") -> Callable[[Path], Installed]:
+def prefork(
+    app: str, access_format: str = "off", directory: Path = HERE
+) -> Callable[[Path], Installed]:
     def install(room: Path) -> Installed:
         del room
 
@@ -131,8 +133,8 @@ def prefork(app: str, access_format: str = "off") -> Callable[[Path], Installed]
             configuration.write_text(
                 json.dumps(
                     {
-                        "app": f"apps:{app}",
-                        "working_directory": str(HERE),
+                        "app": app if ":" in app else f"apps:{app}",
+                        "working_directory": str(directory),
                         "listen": [f"127.0.0.1:{port}"],
                         "workers": workers,
                         "log": {
@@ -218,17 +220,17 @@ def bjoern(room: Path) -> Installed:
     )
 
 
-def granian(loop: str) -> Callable[[Path], Installed]:
+def granian(loop: str, interface: str = "rsgi") -> Callable[[Path], Installed]:
     def install(room: Path) -> Installed:
         python = python_room(room, "granian", "granian", "uvloop")
 
         def command(port: int, room: Path, workers: int) -> list[str]:
             del room
             return [
-                *(python, "-m", "granian", "--interface", "rsgi", "--loop", loop),
+                *(python, "-m", "granian", "--interface", interface, "--loop", loop),
                 *("--port", str(port), "--workers", str(workers), "--runtime-threads", "1"),
                 *("--http", "1", "--no-ws", "--backlog", "2048", "--backpressure", "18000"),
-                *("--no-access-log", "--log-level", "warning", "hello:rsgi"),
+                *("--no-access-log", "--log-level", "warning", f"hello:{interface}"),
             ]
 
         names = ("granian", "uvloop") if loop == "uvloop" else ("granian",)
@@ -301,6 +303,8 @@ SERVERS = {
         Server("bjoern", "bjoern", bjoern, workers=False),
         Server("granian", "granian RSGI, uvloop", granian("uvloop")),
         Server("granian-asyncio", "granian RSGI, asyncio", granian("asyncio")),
+        Server("prefork-asgi", "prefork, ASGI", prefork("hello:asgi", directory=HERE / "peers")),
+        Server("granian-asgi", "granian ASGI, uvloop", granian("uvloop", "asgi")),
         Server("uvicorn", "uvicorn", uvicorn),
         Server("gunicorn", "gunicorn gthread", gunicorn),
         Server("koa", "Koa on Node", koa, workers=False),
