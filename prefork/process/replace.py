@@ -42,7 +42,10 @@ class Replacements:
         """Begin the next replacement if it may begin; to be called after whatever has happened."""
         master = self._master
         if self._boot is not None:
-            if master.reload is not None:
+            if self._new not in master.table.workers():
+                self._boot.abandon()  # it was not even made when all were told to leave
+                self._end()
+            elif master.reload is not None:
                 self.abandon()
             return
         if not self._wishes or self._timer is not None:
@@ -110,6 +113,8 @@ class Replacements:
         assert old is not None
         asked_to_leave = new.exiting
         new.respawn = False
+        if new.held:  # it could not even be made
+            self._master.workers.forget(new)
         self._failure = new.last_failure
         self._end()
         if not asked_to_leave and not self._master.ending:

@@ -131,6 +131,7 @@ def states(server: "Server") -> list[int]:
         ("/wait", signal.SIGQUIT, {"workers": 2}),
         ("/block", signal.SIGTERM, {"workers": 2, "on_term": "graceful"}),
         ("/block", signal.SIGQUIT, {"workers": 1}),
+        ("/block", signal.SIGQUIT, {"workers": 2, "preload": True}),
         ("/block", signal.SIGQUIT, {"master_process": False}),
         ("/wait", signal.SIGTERM, {"master_process": False, "on_term": "graceful"}),
     ],
