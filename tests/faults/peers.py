@@ -166,8 +166,8 @@ PEERS = {
         Peer(
             "uwsgi",
             "uWSGI",
-            ("uwsgi", "pyuwsgi"),
-            ("pyuwsgi",),
+            ("uwsgi", "uwsgi"),
+            ("uwsgi",),
             uwsgi,
             ("--max-requests", "100"),
         ),

@@ -65,7 +65,7 @@ def assert_only_theirs_failed(
 
 @pytest.mark.parametrize("number", [4, long(50)])
 def test_random_workers(faulty: "Faulty", open_loop: "type[OpenLoop]", number: int) -> None:
-    server = faulty(workers=3)
+    server = faulty(workers=3, backoff={"first": "100ms", "longest": "200ms"})
     server.expect("exited on signal 9")
     dice = random.Random(5)
     killed: dict[int, float] = {}
