@@ -151,15 +151,19 @@ def test_a_storm_of_reloads(faulty: "Faulty", open_loop: "type[OpenLoop]", numbe
     assert "reload failed" not in server.log
 
 
-@short_and_long(2, 15)
-def test_everything_at_once(faulty: "Faulty", open_loop: "type[OpenLoop]", number: int) -> None:
-    """Reloads, scaling and an upgrade in each other's way, for `number` seconds each."""
-    server = faulty(workers=2)
+@short_and_long(1, 15)
+@pytest.mark.parametrize("preload", [False, True])
+def test_everything_at_once(
+    faulty: "Faulty", open_loop: "type[OpenLoop]", preload: bool, number: int
+) -> None:
+    """Reloads, scaling and recycling for `number` seconds, and an upgrade into the midst of it."""
+    recycle = {"max_requests": 50, "min_lifetime": "0s"}
+    server = faulty(workers=2, preload=preload, recycle=recycle)
     dice = random.Random(3)
     calm = (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1)
     server.expect("changing binary signal is ignored")
     with open_loop(server) as client:
-        for _ in range(2):
+        for _ in range(1 if number == 1 else 3):
             end = time.monotonic() + number
             while time.monotonic() < end:
                 server.send(dice.choice(calm))

@@ -55,6 +55,20 @@ def test_at_full_load(
 
 
 @once_and_often
+def test_a_lame_duck(faulty: "Faulty", open_loop: "type[OpenLoop]", number: int) -> None:
+    """For drain_delay it serves whoever comes."""
+    for _ in range(number):
+        server = faulty(workers=2, drain_delay="1s")
+        with open_loop(server, rate=110, mix=FULL) as client:
+            client.wait_more(60)
+            told = stop(server, client, signal.SIGQUIT)
+        assert_all_were_answered(client, told + 0.8)
+        early = [one for one in client.failures if one["due"] < told + 0.8]
+        assert not early, client.account()
+        server.close()
+
+
+@once_and_often
 def test_two_listeners(faulty: "Faulty", open_loop: "type[OpenLoop]", number: int) -> None:
     for _ in range(number):
         server = faulty(start=False)
