@@ -18,7 +18,7 @@ from prefork.process.timers import Timers
 from prefork.scoreboard import Slot
 
 # Below this frame a worker's stack is its master's, from before the fork.
-_WORKER: Final = "in worker_process_cycle"
+_WORKER: Final = ("in worker_process_cycle", "in mold_process_cycle")
 
 STOPPED: Final = ("T", "t")  # states of a process, by SIGSTOP and by a debugger
 
@@ -96,12 +96,20 @@ def without_ancestors(text: str) -> list[str]:
     return out
 
 
+def region(row: ProcessSlot) -> int:
+    """Where the process in `row` writes."""
+    if row.is_mold and row.cycle is not None:
+        return Stacks.of_mold(row.cycle.generation)
+    return row.index
+
+
 def ask(
     timers: Timers, stacks: Stacks, row: ProcessSlot, on_answer: Callable[[Answer], None]
 ) -> None:
     """Have the worker in `row` dump; `on_answer` comes later, unless the worker dies first."""
     pid = row.pid
-    begin = stacks.used(row.index)
+    index = region(row)
+    begin = stacks.used(index)
     began = timers.clock()
     first = 0.0  # when C had answered
 
@@ -109,9 +117,9 @@ def ask(
         nonlocal begin, first
         if row.pid != pid:
             return
-        if stacks.used(row.index) < begin:
+        if stacks.used(index) < begin:
             begin = 0  # it has made room, and this answer is what it kept
-        said = answer(stacks.read(row.index, begin), pid)
+        said = answer(stacks.read(index, begin), pid)
         now = timers.clock()
         if said.text and not first:
             first = now

@@ -233,6 +233,7 @@ class Master:
         self.watchdog = Watchdog(self)
         self.workers.on_overdue = self.watchdog.boot_overdue
         self.workers.on_deaf = self.watchdog.deaf
+        self.workers.molds.on_overdue = self.watchdog.mold_overdue
         self.retired = RetiredListeners(self.table)
         self.commands = Commands(self.board)
         self.account = Account(self.board.header)

@@ -35,6 +35,7 @@ from prefork.process.forkguard import ForkGuard, warning
 from prefork.process.preload import Preloaded, preload
 from prefork.process.stacks import Stacks
 from prefork.process.table import Order, ProcessSlot
+from prefork.process.witness import Witness
 from prefork.process.worker import become, worker_process_cycle
 from prefork.scoreboard import Slot
 from prefork.unix import signals
@@ -90,6 +91,9 @@ class Mold:
         self._stacks = stacks
         self._detach = detach
         self._preloaded: Preloaded
+        region = Stacks.of_mold(cycle.generation)
+        stacks.clear(region)  # of a mold that had the same
+        self._witness = Witness(stacks, region, cycle.error_log)
 
     def load(self) -> int:
         """Become what a worker is, import, and say READY; or FAILED, and the exit code."""
@@ -100,6 +104,7 @@ class Mold:
             return self._failed(str(error), EXIT_FATAL)
         parent.die_with(self._master)
         _obey()
+        self._witness.stand()
         signals.unblock_all()
         os.register_at_fork(after_in_child=_born)  # before the application can register its own
         guard = ForkGuard()
@@ -122,6 +127,7 @@ class Mold:
 
     def settle(self, refork: int) -> None:
         """Share what is there, say READY. `refork`: how many molds the cycle has had before."""
+        self._witness.stand()
         sharing.share()
         again = f" refork {refork}" if refork else ""
         set_title(f"prefork: mold gen {self._cycle.generation}{again} ({_resident_mib()} MiB)")

@@ -51,6 +51,8 @@ class Molds:
         self._proc = proc
         self._log = log
         self._on_lost = on_lost
+        # Who ends a mold that has not become ready in its time, and says why.
+        self.on_overdue: Callable[[ProcessSlot, str], None] = lambda row, _: self.kill(row)
         self._waiting: dict[ProcessSlot, tuple[Callable[[], None], Callable[[str], None]]] = {}
         self._over = False
 
@@ -104,8 +106,7 @@ class Molds:
             return
         seconds = row.cycle.conf.timeouts.boot
         row.failure = f"the {row.name} was not ready within {seconds:g} s (timeouts.boot)"
-        self._log().error(f"{row.failure}: kill {row.pid}")
-        self.kill(row)
+        self.on_overdue(row, f"{row.failure}: kill {row.pid}")
 
     # Using
 

@@ -25,6 +25,8 @@ REGION: Final = 4 * 1024 * 1024
 # faulthandler writes 100 frames of 100 threads at most: some 700 KiB. A worker that runs Python
 # makes room again; one that does not is asked no more when it might write into its neighbour's.
 FULL: Final = REGION - 1024 * 1024
+_MOLDS: Final = 4096  # more than there can be slots
+_MOLD_REGIONS: Final = 16
 _CHUNK: Final = 64 * 1024
 
 
@@ -71,6 +73,11 @@ class Stacks:
             return -1
         os.lseek(fd, index * REGION, os.SEEK_SET)
         return fd
+
+    @staticmethod
+    def of_mold(generation: int) -> int:
+        """The region of a mold, which has no slot: behind those of all slots."""
+        return _MOLDS + generation % _MOLD_REGIONS
 
     def used(self, index: int) -> int:
         """How many bytes of the region are written."""

@@ -196,6 +196,20 @@ class Watchdog:
 
         self.end(row, reason, unless=is_ready)
 
+    def mold_overdue(self, row: ProcessSlot, reason: str) -> None:
+        """The same of a mold, which serves nobody."""
+
+        def told(said: dump.Answer) -> None:
+            if row.ready:
+                row.failure = ""
+                return
+            lines = dump.lines(said)
+            self._master.cycle.error_log.error("\n".join((reason, *lines)))
+            row.failure = "\n".join((row.failure, *lines))
+            self._master.workers.molds.kill(row)
+
+        dump.ask(self._timers, self._master.stacks, row, told)
+
     def deaf(self, row: ProcessSlot, reason: str) -> None:
         """It was asked to leave, its time is over: log `reason` and the stacks, then KILL."""
 

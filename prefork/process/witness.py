@@ -33,7 +33,7 @@ class Witness:
     """Stands in one worker, or in anything that boots like one."""
 
     def __init__(self, stacks: Stacks, index: int, log: ErrorLog) -> None:
-        """`index` is the number of the slot, whose region is written to."""
+        """`index` is the number of the slot, or `Stacks.of_mold`: whose region is written to."""
         self._begin = index * REGION
         self._answered = self._begin  # where the last answer ended
         self._region = stacks.open_region(index)
@@ -45,7 +45,9 @@ class Witness:
 
     def stand(self) -> None:
         """Answer from now on. In the main thread, with SIGUSR2 still blocked or handled."""
-        # In this order: faulthandler passes on to the handler it finds.
+        # In this order: faulthandler passes on to the handler it finds, and keeps the one it has
+        # found before, in a process we were forked from.
+        faulthandler.unregister(signal.SIGUSR2)
         signal.signal(signal.SIGUSR2, self._asked)
         faulthandler.register(signal.SIGUSR2, file=self._fd, all_threads=True, chain=True)
         faulthandler.enable(file=self._fd, all_threads=True)

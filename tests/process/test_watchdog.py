@@ -448,6 +448,33 @@ def test_a_boot_that_never_ends_is_dumped(daemon: "Daemons") -> None:
     assert f'File "{server.directory}/application.py", line 3 in <module>' in said
 
 
+def test_a_mold_that_never_gets_ready_is_dumped(daemon: "Daemons") -> None:
+    server = daemon(
+        app="import time\n\ntime.sleep(1000)\n",
+        start=False,
+        preload=True,
+        timeouts={"boot": 1},
+    )
+    server.expect("was not ready|no worker could start|mold")
+    server.exit_code = 1
+    server.start(ready=False)
+    assert server.wait() == 1
+    said = record(server, r"mold of generation 1 was not ready within 1 s \(timeouts.boot\): kill")
+    assert f'File "{server.directory}/application.py", line 3 in <module>' in said
+    assert "master_process_cycle" not in said
+
+
+def test_a_worker_that_a_mold_has_made_is_dumped_as_others_are(daemon: "Daemons") -> None:
+    server = daemon(app=APPLICATION, preload=True, timeouts={"hang": 1})
+    server.expect("is hung|exited on signal 6|SIGKILL")
+    with asking(server, "/lock"):
+        said = record(server, "is hung: its loop has stood still for")
+    assert "application.py" in said
+    assert "in lock" in said
+    assert "request GET /lock" in said
+    server.wait_for(lambda: server.log.count("start worker 1 ") == 2)
+
+
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM])
 def test_a_worker_that_does_not_leave_is_dumped_before_it_is_killed(
     daemon: "Daemons", number: int
