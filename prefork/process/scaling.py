@@ -71,6 +71,4 @@ def _worth(master: "Master", row: ProcessSlot) -> tuple[bool, bool, bool, int, i
 def _refusal(master: "Master") -> str | None:
     if master.noaccepting:
         return "the workers were drained by WINCH; HUP starts them again"
-    if master.reload is not None:
-        return "a reload is under way; try again when it is over"
     return None

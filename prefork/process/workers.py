@@ -267,8 +267,10 @@ class WorkerProcesses:
 
     def hurry(self, row: ProcessSlot, seconds: float) -> None:
         """Bring forward the end of a drain: then the worker cuts what is left of it."""
+        if not row.exiting:
+            self.command(row, signal.SIGQUIT)
         until = self.timers.clock() + seconds + HURRY_MARGIN
-        if not row.exiting or (row.timer is not None and row.timer.when <= until):
+        if row.timer is not None and row.timer.when <= until:
             return
         if row.channel is not None:
             row.channel.send(Message(Command.HURRY, row.index, row.pid, f"{seconds}".encode()))
