@@ -55,6 +55,9 @@ class ReactorSelector(selectors.BaseSelector):
         self._map = _KeyMap(self)
         self._ready: list[tuple[Key, int]] = []
         self.pending: Callable[[], bool] = lambda: False
+        self.loop: ReactorLoop | None = None
+        self.dispatching = False
+        self.hidden = False
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> Key:
         fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
@@ -118,7 +121,11 @@ class ReactorSelector(selectors.BaseSelector):
         # that let a writer go on) has queued a callback, and to sleep now would strand it.
         if timeout != 0 and self.pending():
             timeout = 0
+        self.dispatching = True
         reactor.wait(timeout)
+        self.dispatching = False
+        if self.hidden and self.loop is not None:
+            self.loop.show()
         ready = self._ready
         if ready:
             answer = ready[:]
@@ -155,7 +162,7 @@ class _KeyMap(Mapping[Any, Key]):
 
 
 class ReactorLoop(asyncio.SelectorEventLoop):
-    """asyncio's selector loop on a `Reactor`; `spawn` is its only addition."""
+    """asyncio's selector loop on a `Reactor`; `spawn`, `hide` and `show` are its additions."""
 
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
@@ -165,8 +172,28 @@ class ReactorLoop(asyncio.SelectorEventLoop):
         # from Python 3.4 to 3.14; there is no public way to ask "is anything queued?".
         queue: Any = self._ready  # type: ignore[attr-defined]
         selector.pending = lambda: bool(queue)
+        selector.loop = self
+        self.selector = selector
         if sys.version_info < (3, 12):
             self._run_now = self._run_first_step  # a bound method, made once
+
+    def hide(self) -> bool:
+        """Let no running loop be found by the file events of this turn; False outside of them.
+
+        For synchronous code that refuses to run where it finds one. Once a turn and not around
+        each call: until Python 3.12 to tell asyncio of a loop asks the kernel for our pid.
+        """
+        selector = self.selector
+        if selector.dispatching and not selector.hidden:
+            selector.hidden = True
+            asyncio._set_running_loop(None)
+        return selector.hidden
+
+    def show(self) -> None:
+        """Undo `hide`: a Task is going to be made, and has to find its loop."""
+        if self.selector.hidden:
+            self.selector.hidden = False
+            asyncio._set_running_loop(self)
 
     def set_debug(self, enabled: bool) -> None:
         super().set_debug(enabled)

@@ -14,9 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from prefork.event.tasks import thread_lines
+
+if TYPE_CHECKING:
+    from prefork.event.bridge import ReactorLoop
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,7 +32,7 @@ _numbers = itertools.count(1)  # one process may have several: each knows its th
 class Executor:
     """At most `threads` calls at once; also asyncio's default executor (`to_thread`)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, threads: int | None = None) -> None:
+    def __init__(self, loop: "ReactorLoop", threads: int | None = None) -> None:
         self.loop = loop
         self.threads = threads or min(32, (os.cpu_count() or 1) + 4)
         self._prefix = f"prefork-executor-{next(_numbers)}_"

@@ -24,6 +24,7 @@ from prefork.gateway.wsgifile import FileWrapper, Region
 from prefork.http.body import NO_BODY
 
 if TYPE_CHECKING:
+    from prefork.event.bridge import ReactorLoop
     from prefork.gateway.environ import Environ, Environs
     from prefork.http.exchange import Exchange
     from prefork.log import ErrorLog
@@ -35,7 +36,6 @@ TURN: Final = 0.001
 LONG: Final = "the body is longer than its Content-Length"
 _END: Final = object()
 _NOTHING: Final[Any] = iter(())
-_set_running_loop = asyncio._set_running_loop
 
 
 class Inline:
@@ -45,13 +45,14 @@ class Inline:
         self,
         application: Callable[..., Any],
         environs: "Environs",
-        loop: asyncio.AbstractEventLoop,
+        loop: "ReactorLoop",
         error_log: "ErrorLog",
         on_exit: Callable[[], None],
     ) -> None:
         self.application = application
         self.environs = environs
         self.loop = loop
+        self.selector = loop.selector
         self.error_log = error_log
         self.on_exit = on_exit
         self.context = copy_context()
@@ -60,21 +61,22 @@ class Inline:
         """Answer, or return what is left to be done."""
         body = exchange.body
         if not body.at_end:
+            self.loop.show()
             return self._collect(exchange)
         environ = self.environs.make(exchange)
         if body is not NO_BODY:
             if body.failed:
+                self.loop.show()
                 return self._collect(exchange)
             data = body.take()
             give_body(environ, io.BytesIO(data), len(data))
         start = InlineStart(exchange)
         context = self.context.copy()
         try:
-            _set_running_loop(None)
-            try:
+            if self.selector.hidden or self.loop.hide():
                 result = context.run(self.application, environ, start.start_response)
-            finally:
-                _set_running_loop(self.loop)
+            else:
+                result = self.call(context, self.application, environ, start.start_response)
             if result.__class__ is list and len(result) == 1 and not start.begun:
                 # The usual: one piece, and nothing to close.
                 piece = result[0]
@@ -90,7 +92,10 @@ class Inline:
         except BaseException as error:
             self.failed(exchange, error)
             return None
-        return Answer(self, exchange, start, context, result).begin()
+        rest = Answer(self, exchange, start, context, result).begin()
+        if rest is not None:
+            self.loop.show()
+        return rest
 
     async def _collect(self, exchange: "Exchange") -> None:
         file, size = await collect(exchange.body)
@@ -114,15 +119,17 @@ class Inline:
 
     def call(self, context: Context, fn: Callable[..., T], *args: Any) -> T:
         """`fn(*args)` as if there were no loop, in `context`."""
+        if self.selector.hidden:
+            return context.run(fn, *args)
         loop = self.loop
         task = asyncio.current_task(loop)
         if task is not None:
             asyncio._leave_task(loop, task)
-        _set_running_loop(None)
+        asyncio._set_running_loop(None)
         try:
             return context.run(fn, *args)
         finally:
-            _set_running_loop(loop)
+            asyncio._set_running_loop(loop)
             if task is not None:
                 asyncio._enter_task(loop, task)
 

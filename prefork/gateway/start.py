@@ -24,8 +24,11 @@ _STATUSES: Final[dict[str, tuple[int, bytes | None]]] = {
 }
 # Finished lines by (name, value); of Content-Length the number.
 _LINES: Final[dict[Any, bytes | int]] = {}
+# All lines and the Content-Length, by all headers.
+_HEADS: Final[dict[Any, tuple[bytes, int | None]]] = {}
 _KNOWN_LIMIT: Final = 1024
 _KNOWN_SIZE: Final = 256
+_KNOWN_HEADERS: Final = 16
 
 # PEP 3333, "Other HTTP Features": "applications and middleware are forbidden from using HTTP/1.1
 # hop-by-hop features or headers". wsgiref.util.is_hop_by_hop has the list.
@@ -78,20 +81,14 @@ class Start:
             code, reason = _STATUSES[status]
         except (KeyError, TypeError):
             code, reason = _read_status(status)
-        lines: list[bytes] = []
-        length: int | None = None
-        for header in headers:
-            line = _LINES.get(header) if header.__class__ is tuple else None
-            if line is None:
-                line = _read_header(header)
-            if line.__class__ is bytes:
-                lines.append(line)
-            elif length is None:
-                length = line  # type: ignore[assignment]
-            elif length != line:
-                raise ApplicationError("two values of Content-Length")
-        self.fields = b"".join(lines)
-        self.length = length
+        try:
+            key = tuple(headers)
+        except TypeError:
+            raise ApplicationError(f"the headers must be a list, not {headers!r}") from None
+        try:
+            self.fields, self.length = _HEADS[key]
+        except (KeyError, TypeError):
+            self.fields, self.length = _read_headers(key)
         self.reason = reason
         self.status = code
         return self.write
@@ -117,6 +114,30 @@ def _read_status(status: object) -> tuple[int, bytes | None]:
     found = (code, None if phrase == REASONS.get(code) else phrase.encode("latin-1"))
     if len(_STATUSES) < _KNOWN_LIMIT and len(status) <= _KNOWN_SIZE:
         _STATUSES[status] = found
+    return found
+
+
+def _read_headers(headers: tuple[Any, ...]) -> tuple[bytes, int | None]:
+    """The finished lines but for Content-Length, and that."""
+    lines: list[bytes] = []
+    length: int | None = None
+    known = True
+    for header in headers:
+        line = _LINES.get(header) if header.__class__ is tuple else None
+        if line is None:
+            line = _read_header(header)
+            known = False
+        if isinstance(line, bytes):
+            lines.append(line)
+        elif length is None:
+            length = line
+        elif length != line:
+            raise ApplicationError("two values of Content-Length")
+    found = (b"".join(lines), length)
+    if known and len(lines) <= _KNOWN_HEADERS:
+        if len(_HEADS) >= _KNOWN_LIMIT:
+            _HEADS.clear()
+        _HEADS[headers] = found
     return found
 
 

@@ -163,6 +163,9 @@ def throughput_targets(results: Sequence[Mapping[str, Any]]) -> list[Target]:
         against("browser-64", "nginx", 0.45),
         against("browser-64", "bjoern", 0.9),
         against("browser-64", "granian", 1.2),
+        against("bare-64", "granian-wsgi", 0.9, "prefork-wsgi"),
+        against("bare-64", "gunicorn", 10.0, "prefork-wsgi"),
+        against("bare-64", "gunicorn", 3.0, "prefork-wsgi-4"),
         against("bare-64", "prefork", 0.92, "prefork-log"),
         against("browser-64", "prefork", 0.92, "prefork-log"),
     ]

@@ -122,7 +122,7 @@ def version_in(python: str, *packages: str) -> str:
 
 
 def prefork(
-    app: str, access_format: str = "off", directory: Path = HERE
+    app: str, access_format: str = "off", directory: Path = HERE, **settings: object
 ) -> Callable[[Path], Installed]:
     def install(room: Path) -> Installed:
         del room
@@ -143,6 +143,7 @@ def prefork(
                         },
                         "timeouts": {"keep_alive": "600s"},
                         "limits": {"connections": 18000},
+                        **settings,
                     }
                 )
             )
@@ -220,14 +221,14 @@ def bjoern(room: Path) -> Installed:
     )
 
 
-def granian(loop: str, interface: str = "rsgi") -> Callable[[Path], Installed]:
+def granian(loop: str, interface: str = "rsgi", *more: str) -> Callable[[Path], Installed]:
     def install(room: Path) -> Installed:
         python = python_room(room, "granian", "granian", "uvloop")
 
         def command(port: int, room: Path, workers: int) -> list[str]:
             del room
             return [
-                *(python, "-m", "granian", "--interface", interface, "--loop", loop),
+                *(python, "-m", "granian", "--interface", interface, "--loop", loop, *more),
                 *("--port", str(port), "--workers", str(workers), "--runtime-threads", "1"),
                 *("--http", "1", "--no-ws", "--backlog", "2048", "--backpressure", "18000"),
                 *("--no-access-log", "--log-level", "warning", f"hello:{interface}"),
@@ -299,12 +300,19 @@ SERVERS = {
         Server("prefork-10", "prefork, 10 layers", prefork("ten")),
         Server("prefork-log", "prefork, access log", prefork("two", "combined")),
         Server("prefork-json", "prefork, JSON log", prefork("two", "json")),
+        Server("prefork-wsgi", "prefork, WSGI", prefork("hello:wsgi", directory=HERE / "peers")),
+        Server(
+            "prefork-wsgi-4",
+            "prefork, WSGI, 4 threads",
+            prefork("hello:wsgi", directory=HERE / "peers", threads=4),
+        ),
         Server("nginx", "nginx, return 200", nginx),
         Server("bjoern", "bjoern", bjoern, workers=False),
         Server("granian", "granian RSGI, uvloop", granian("uvloop")),
         Server("granian-asyncio", "granian RSGI, asyncio", granian("asyncio")),
         Server("prefork-asgi", "prefork, ASGI", prefork("hello:asgi", directory=HERE / "peers")),
         Server("granian-asgi", "granian ASGI, uvloop", granian("uvloop", "asgi")),
+        Server("granian-wsgi", "granian WSGI", granian("auto", "wsgi", "--blocking-threads", "1")),
         Server("uvicorn", "uvicorn", uvicorn),
         Server("gunicorn", "gunicorn gthread", gunicorn),
         Server("koa", "Koa on Node", koa, workers=False),
