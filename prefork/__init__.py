@@ -8,10 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Application", "Context", "HttpError", "Next", "__version__", "compose", "quick"]
+__all__ = ["Application", "Context", "HttpError", "Next", "__version__", "asgi", "compose", "quick"]
 
 if TYPE_CHECKING:
     from prefork.errors import HttpError
+    from prefork.gateway.asgi_layer import asgi
     from prefork.onion.application import Application
     from prefork.onion.compose import Next, compose, quick
     from prefork.onion.context import Context
@@ -21,6 +22,7 @@ _PLACES = {
     "Context": "prefork.onion.context",
     "HttpError": "prefork.errors",
     "Next": "prefork.onion.compose",
+    "asgi": "prefork.gateway.asgi_layer",
     "compose": "prefork.onion.compose",
     "quick": "prefork.onion.compose",
 }

@@ -12,8 +12,8 @@ from prefork.gateway.asgi_http import (
     ClientDisconnectedError,
     HttpTalk,
     http_scope,
-    request_text,
 )
+from prefork.gateway.failure import request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def failed(talk: HttpTalk, error: BaseException, log: "ErrorLog") -> None:
     exchange = talk.exchange
     number = exchange.connection_number
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if talk.told and _is_about_the_client(error):
+    if talk.told and is_about_the_client(error):
         log.info(f"the client left: {what}, {request_text(exchange)}", connection=number)
         talk.end_drained()
     else:
@@ -114,7 +114,7 @@ def _end(exchange: "Exchange") -> None:
         exchange.reply(500, _TEXT, b"Internal Server Error")
 
 
-def _is_about_the_client(error: BaseException | None) -> bool:
+def is_about_the_client(error: BaseException | None) -> bool:
     """Whether an error only passes on that the client left.
 
     Frameworks have exceptions of their own for it, without a common class; they say so in their
@@ -125,7 +125,7 @@ def _is_about_the_client(error: BaseException | None) -> bool:
         if isinstance(error, ClientDisconnectedError) or "Disconnect" in type(error).__name__:
             return True
         if isinstance(error, BaseExceptionGroup):
-            return all(_is_about_the_client(one) for one in error.exceptions)
+            return all(is_about_the_client(one) for one in error.exceptions)
         error = error.__cause__ or error.__context__
         seen += 1
     return False

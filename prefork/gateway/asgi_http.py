@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prefork.errors import PeerError
 from prefork.gateway.asgi_fields import lines_of
+from prefork.gateway.failure import request_text
 from prefork.http.body import NO_BODY
 from prefork.http.headers import KnownLines
 
@@ -414,11 +415,3 @@ def _status_of(message: Message) -> int:
 
 def _type(value: object) -> str:
     return type(value).__name__
-
-
-def request_text(exchange: "Exchange") -> str:
-    """nginx's tail of a log line about a request."""
-    return (
-        f"client: {exchange.peer}, "
-        f'request: "{exchange.method} {exchange.target} HTTP/{exchange.version}"'
-    )

@@ -12,8 +12,8 @@ from prefork.gateway.asgi_http import (
     HttpTalk,
     Message,
     http_scope,
-    request_text,
 )
+from prefork.gateway.failure import request_text
 from prefork.http.websocket import (
     ABNORMAL,
     GOING_AWAY,

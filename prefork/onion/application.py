@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prefork.onion.compose import Middleware, check_middleware, link
+from prefork.onion.compose import Middleware, check_middleware, layers_of, link
 from prefork.onion.context import Context, Service
 from prefork.onion.respond import close_held, respond, respond_to_error
 
@@ -49,10 +49,15 @@ class Application:
     def use(self, middleware: M) -> M:
         """Add the next inner layer; also as a decorator. See `prefork.onion.compose` for its forms.
 
-        Raises TypeError for what cannot be one.
+        A layer with `startup` and `shutdown` of its own, as a hosted application is, has them
+        called with the hooks. Raises TypeError for what cannot be a layer.
         """
         check_middleware(middleware)
         self.layers.append(middleware)
+        for layer in layers_of(middleware):
+            if hasattr(layer, "startup") and hasattr(layer, "shutdown"):
+                self._startup.append(layer.startup)
+                self._shutdown.append(layer.shutdown)
         return middleware
 
     def on_error(self, listener: L) -> L:

@@ -127,6 +127,15 @@ def _link(middleware: Middleware, rest: Step) -> Step:
     return step
 
 
+def layers_of(middleware: Middleware) -> Iterator[Middleware]:
+    """The layers that a middleware is made of: those of a stack, else itself."""
+    if isinstance(middleware, Stack):
+        for layer in middleware.layers:
+            yield from layers_of(layer)
+    else:
+        yield middleware
+
+
 def check_middleware(value: object) -> None:
     """Raise TypeError unless `value` is of one of the forms above."""
     if not isinstance(value, Stack):
