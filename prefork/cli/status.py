@@ -173,7 +173,7 @@ def _worker(slot: Slot) -> dict[str, Any]:
         "responses": dict(zip(CLASSES, slot.responses, strict=True)),
         "latency": percentiles(slot.latencies),
         "lag": round(slot.lag_ns / 1e9, 6),
-        "lag_max": round(slot.lag_max_ns / 1e9, 6),
+        "lag_max": max(round(slot.lag_max_ns / 1e9, 6), busy_for or 0.0),
         "process_state": process.state if process else None,
         "cpu": round(process.cpu, 2) if process else None,
         "rss": process.rss if process else None,

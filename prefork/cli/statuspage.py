@@ -226,8 +226,8 @@ def _notes(worker: Facts) -> list[str]:
         said = f"comes back in {duration(worker['comes_back_in'])}"
         said += f" after {plural(crashes, 'crash')}, {ended}" if crashes else f", {ended}"
         notes.append(click.style(said, fg="red"))
-    elif ended and (crashes or worker["uptime"] < 600):
-        notes.append(f"{ended}" + (f", {plural(crashes, 'crash')} lately" if crashes else ""))
+    elif crashes:
+        notes.append(f"{ended}, {plural(crashes, 'crash')} lately")
     return notes
 
 
