@@ -213,7 +213,7 @@ class _LayerTalk(HttpTalk):
             self.ready.set_exception(error)
         elif self._pieces is not None and not self._pieces.closed:
             self._pieces.end(error)
-        elif not is_about_the_client(error):
+        elif not (isinstance(error, ConnectionError) or is_about_the_client(error)):
             self._log_error(error, "after the client had left")
 
     def _log_error(self, error: Exception, when: str) -> None:
