@@ -28,6 +28,7 @@ def check(
             "there is no application: set `app: module:attribute`, or give it to `prefork start`",
         )
     yield from _molds(conf, place_of, failed)
+    yield from _recycling(conf, place_of, failed)
     yield from _same_port(conf.listen, place_of("listen"))
     yield from _paths(conf, place_of, failed)
     yield from _identity(conf, place_of)
@@ -63,6 +64,19 @@ def _molds(conf: Config, place_of: PlaceOf, failed: set[str]) -> Iterator[Proble
             '"refork_after" needs "preload", and is ignored: write `preload: true` as well',
             severity="warning",
         )
+
+
+def _recycling(conf: Config, place_of: PlaceOf, failed: set[str]) -> Iterator[Problem]:
+    """Limits of a worker that nobody could take the place of."""
+    if not conf.master_process and "master_process" not in failed:
+        for name in ("max_requests", "max_age", "max_memory"):
+            if getattr(conf.recycle, name) and f"recycle.{name}" not in failed:
+                yield problem_at(
+                    place_of(f"recycle.{name}"),
+                    f'"recycle.{name}" means nothing to a single process (master_process: false),'
+                    " and is ignored",
+                    severity="warning",
+                )
 
 
 def _paths(conf: Config, place_of: PlaceOf, failed: set[str]) -> Iterator[Problem]:

@@ -97,6 +97,16 @@ def test_warnings(folder: Any) -> None:
     ]
 
 
+def test_a_single_process_is_not_replaced(folder: Any) -> None:
+    (warning,) = folder.read(
+        "app: a:b\nmaster_process: false\nrecycle: {max_requests: 100}\n"
+    ).warnings
+    assert warning.headline == (
+        'conf.yaml:3:25: warning: "recycle.max_requests" means nothing to a single process'
+        " (master_process: false), and is ignored"
+    )
+
+
 def test_a_user_without_root_is_warned_about(folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (warning,) = folder.read("app: a:b\nuser: root\n").warnings

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefork.scoreboard import Scoreboard, SlotState
-from tests.conftest import SLOW
+from tests.conftest import SLOW, can_bind
 
 if TYPE_CHECKING:
     from tests.conftest import Daemons, Server
@@ -33,6 +33,8 @@ async def serve(ctx, next):
         time.sleep(60)
     elif ctx.path == "/wait":
         await asyncio.sleep(0.3)
+    elif ctx.path == "/slow":
+        await asyncio.sleep(4)
     ctx.body = "served"
 """
 
@@ -217,6 +219,28 @@ def test_a_hung_worker_does_not_hold_the_others_up(daemon: "Daemons") -> None:
     assert "has not left within 3 s (timeouts.graceful): SIGTERM" in server.log
 
 
+def test_a_master_that_is_killed_loses_nobody_who_waits(daemon: "Daemons") -> None:
+    """Its workers are the last owners then; the port is free at once, whatever they still do."""
+    server = daemon(app=SLUGGISH, timeouts={"graceful": 60})
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(4)]
+        for client in clients:
+            get(client, "/block")
+        slow = stack.enter_context(server.connect())
+        get(slow, "/slow")
+        time.sleep(0.1)
+        server.exit_code = -signal.SIGKILL
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+        for client in clients:
+            assert read_all(client).startswith(b"HTTP/1.1 200 ")
+        deadline = time.monotonic() + 2.5
+        while not can_bind(server.port) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert can_bind(server.port)
+        assert read_all(slow).startswith(b"HTTP/1.1 200 ")
+    server.pid_path.unlink()
+
+
 def test_a_fast_stop_is_fast(daemon: "Daemons") -> None:
     server = daemon(app=SLUGGISH)
     with Crowd(("127.0.0.1", server.port), "/block"):
@@ -356,7 +380,7 @@ def test_what_asks_for_more_is_refused(daemon: "Daemons", command: tuple[str, ..
 # Streams
 
 STREAMS = """
-import asyncio
+import asyncio, time
 from prefork import Application
 
 app = Application()
@@ -379,8 +403,15 @@ async def serve(ctx, next):
             yield "data: ended\\n\\n"
         finally:
             print("finally", name, flush=True)
+    def in_a_thread():
+        try:
+            while True:
+                yield "data: begun\\n\\n"
+                time.sleep(0.05)
+        finally:
+            print("finally", name, flush=True)
     ctx.type = "text/event-stream"
-    ctx.body = events()
+    ctx.body = in_a_thread() if name == "/thread" else events()
 """
 
 
@@ -419,6 +450,20 @@ def test_a_stream_that_does_not_is_cancelled_and_cut(
         server.log,
     )
     assert "connections cut" not in server.log
+
+
+def test_a_stream_made_in_threads_is_cut_too(daemon: "Daemons") -> None:
+    server = daemon(app=STREAMS, timeouts={"graceful": 2})
+    with server.connect() as client:
+        get(client, "/thread")
+        read_until(client, b"begun")
+        began = time.monotonic()
+        server.send(signal.SIGQUIT)
+        with contextlib.suppress(ConnectionResetError):
+            assert not read_all(client).endswith(b"0\r\n\r\n")
+        assert server.wait() == 0
+        assert time.monotonic() - began < 10
+    assert "finally /thread" in server.stdout
 
 
 def test_one_that_does_not_even_mind_that_is_cut(daemon: "Daemons") -> None:
