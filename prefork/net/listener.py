@@ -119,6 +119,19 @@ def open_listeners(
     return tuple(result)
 
 
+def release(listener: Listener, inherited: Inherited) -> None:
+    """Let go of a listener that no cycle wants.
+
+    One that we have bound is closed. One that was given to us goes back to `inherited`, unclaimed:
+    who gave it has it open as well, and will not give it a second time.
+    """
+    if listener.own or listener.origin == "bound":
+        listener.close(unlink=True)
+    else:
+        label, bound = listener.address.text, bound_text(listener.sock)
+        inherited.give_back([InheritedSocket(listener.sock, listener.origin, label, bound)])
+
+
 def apply_changes(listeners: Sequence[Listener], addresses: Sequence["ListenAddress"]) -> None:
     """Give listeners that were adopted the backlog and the mode of their new addresses.
 

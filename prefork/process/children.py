@@ -109,7 +109,7 @@ class Children:
                 self._bury(death)
         if master.reload is not None:
             master.reload.look()
-        master.retired.close_unused(master.cycle.listeners, master.cycle.error_log)
+        master.close_retired()
 
     def _bury(self, death: Death) -> None:
         master, row = self._master, death.row

@@ -15,7 +15,7 @@ from prefork.config.schema import Config
 from prefork.errors import EXIT_CONFIG, OperatorError
 from prefork.log import ErrorLog, LogFile
 from prefork.net.inherit import Inherited
-from prefork.net.listener import Listener, open_listeners
+from prefork.net.listener import Listener, open_listeners, release
 from prefork.unix import identity
 
 
@@ -130,7 +130,7 @@ def init_cycle(
             file.close()
         for listener in listeners:
             if all(listener is not one for one in previous):
-                listener.close(unlink=True)
+                release(listener, inherited)
         raise
     return Cycle(
         conf=conf,

@@ -234,7 +234,7 @@ class Master:
         self.workers.on_overdue = self.watchdog.boot_overdue
         self.workers.on_deaf = self.watchdog.deaf
         self.workers.molds.on_overdue = self.watchdog.mold_overdue
-        self.retired = RetiredListeners(self.table)
+        self.retired = RetiredListeners(self.table, inherited)
         self.commands = Commands(self.board)
         self.account = Account(self.board.header)
         self.upgrade = Upgrade(self)
@@ -484,6 +484,13 @@ class Master:
     def _abandon_reload(self, why: str) -> None:
         if self.reload is not None:
             self.reload.abandon(why)
+
+    def close_retired(self) -> None:
+        """Close the listeners that nobody has and no cycle wants, be it in the making."""
+        wanted = list(self.cycle.listeners)
+        if self.reload is not None and self.reload.new is not None:
+            wanted += self.reload.new.listeners
+        self.retired.close_unused(wanted, self.cycle.error_log)
 
     # Telling
 

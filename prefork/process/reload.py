@@ -190,7 +190,7 @@ class Reload:
             f" {new.workers}, {leaving} draining, {seconds:.2f} s",
         )
         new.error_log.notice(f"reconfigured: {outcome.text}")
-        master.retired.close_unused(new.listeners, new.error_log)
+        master.close_retired()
         old.close_logs()
         self._end(outcome)
         master.serving()  # when the very first workers had not got that far
@@ -215,6 +215,7 @@ class Reload:
             master.workers.molds.discard(new)
             # Its own listeners are closed when its last worker has left, as after a commit.
             master.retired.add(new.without(self._old))
+            master.close_retired()
             new.close_logs()
         self._fail(reason, write)
 

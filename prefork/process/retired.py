@@ -7,15 +7,17 @@ client is refused instead of being kept waiting.
 from collections.abc import Iterable, Iterator
 
 from prefork.log import ErrorLog
-from prefork.net.listener import Listener
+from prefork.net.inherit import Inherited
+from prefork.net.listener import Listener, release
 from prefork.process.table import ProcessTable
 
 
 class RetiredListeners:
     """Iterating gives those that are still open."""
 
-    def __init__(self, table: ProcessTable) -> None:
+    def __init__(self, table: ProcessTable, inherited: Inherited) -> None:
         self._table = table
+        self._inherited = inherited
         self._listeners: list[Listener] = []
 
     def __iter__(self) -> Iterator[Listener]:
@@ -25,7 +27,7 @@ class RetiredListeners:
         self._listeners += [one for one in listeners if not _in(one, self._listeners)]
 
     def close_unused(self, wanted: Iterable[Listener], log: ErrorLog) -> None:
-        """Close what no living worker has; `wanted` are the current cycle's."""
+        """Close what no living worker has; `wanted` are those of the cycles to come."""
         if not self._listeners:
             return
         wanted = list(wanted)
@@ -41,7 +43,7 @@ class RetiredListeners:
                 left.append(listener)
             else:
                 log.notice(f"closed {listener.url}")
-                listener.close(unlink=True)
+                release(listener, self._inherited)
         self._listeners = left
 
 

@@ -16,7 +16,7 @@ from prefork.config.diff import changes
 from prefork.errors import EXIT_FAILED, EXIT_OK, OperatorError
 from prefork.event.reactor import NOMORE, TimeEvent
 from prefork.net.inherit import Inherited
-from prefork.net.listener import apply_changes
+from prefork.net.listener import apply_changes, release
 from prefork.process import sharing, stop
 from prefork.process.commands import Commands
 from prefork.process.cycle import Cycle, init_cycle
@@ -274,7 +274,7 @@ class Single:
         def close() -> float:
             before.close()
             for listener in old.without(new):
-                listener.close(unlink=True)
+                release(listener, self.inherited)
             old.close_logs()
             return NOMORE
 

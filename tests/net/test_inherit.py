@@ -12,8 +12,8 @@ import pytest
 
 from prefork.config.address import ListenAddress
 from prefork.errors import OperatorError
-from prefork.net.inherit import Inherited, hand_over, own_numbers
-from prefork.net.listener import open_listeners
+from prefork.net.inherit import Inherited, InheritedSocket, hand_over, own_numbers
+from prefork.net.listener import open_listeners, release
 
 # Plays systemd: exec a program whose LISTEN_PID is its own and whose descriptors start at 3.
 AS_SYSTEMD = """
@@ -270,6 +270,25 @@ os._exit(0)
     )
     assert done.stdout == b"closed\n"
     assert not path.exists()
+
+
+def test_what_was_given_may_be_wanted_again() -> None:
+    """A reload that fails, or does without: nobody gives the socket a second time."""
+    address = ListenAddress.parse("systemd:http", "/")
+    with listening() as one:
+        label, bound = "systemd:http", url(one).removeprefix("http://")
+        given = InheritedSocket(one, "systemd", label, bound)
+        inherited = Inherited([given])
+        (first,) = open_listeners([address], inherited=inherited)
+        assert not inherited
+        release(first, inherited)
+        (again,) = open_listeners([address], inherited=inherited)
+        assert again.sock is one
+        assert again.origin == "systemd"
+        (ours,) = open_listeners([ListenAddress.parse("127.0.0.1:0", "/")], inherited=inherited)
+        release(ours, inherited)
+        assert ours.sock.fileno() == -1
+        assert not inherited
 
 
 def test_a_plain_descriptor_is_adopted() -> None:

@@ -257,6 +257,32 @@ def test_a_listener_changes_at_the_commit_only(daemon: "Daemons") -> None:
     assert mode() == 0o666
 
 
+def test_a_listener_that_is_wanted_again_stays_open(daemon: "Daemons") -> None:
+    """Its last worker leaves while the mold of the generation that wants it again is made."""
+    server = daemon(workers=1, preload=True)
+    unix = server.directory / "app.sock"
+    one = server.config["listen"]
+    server.write_config(listen=[*one, f"unix:{unix}"], reload={"generations": 4})
+    assert server.cli("reload").returncode == 0
+    with server.connect() as client:
+        client.sendall(b"GET /sleep/5 HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.3)
+        server.write_config(listen=one)
+        assert server.cli("reload").returncode == 0
+        server.write_config(listen=[*one, f"unix:{unix}"])
+        halt(server, "mold: importing")
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+    server.wait_for(lambda: generations(server) == {3})
+    time.sleep(0.2)
+    assert unix.is_socket()
+    let_go(server)
+    server.wait_for("reconfigured: generation 3 -> 4")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(unix))
+        other.sendall(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
+        assert other.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 # Generations
 
 
