@@ -32,7 +32,8 @@ class Children:
 
     def read_channels(self) -> None:
         """A SIGIO says that somebody wrote; not who."""
-        for row in (*self._master.table, *self._master.table.molds):
+        # The molds first: one that could not make a worker says why, and then its channel ends.
+        for row in (*self._master.table.molds, *self._master.table):
             if row.living or row.unborn:
                 self._read_channel(row)
         self._master.succession.look()
@@ -73,6 +74,10 @@ class Children:
         elif message.command is Command.FAILED:
             row.failure = message.payload.decode(errors="replace")
             self._say_failure(row)
+        elif message.command is Command.RIPE:
+            self._master.refork.offered(row)
+        elif message.command is Command.PROMOTE:
+            self._master.refork.promoted(row)
         elif message.command is Command.BUSY:
             self._master.watchdog.busy(row)
         elif message.command is Command.STUCK:
@@ -103,7 +108,7 @@ class Children:
             if death.row.detached:
                 master.upgrade.died(death.row, death.text)
             elif death.row.is_mold:
-                self._look_again()
+                self._look_again()  # it may have made what it was asked for
                 master.workers.molds.died(death)
             else:
                 self._bury(death)

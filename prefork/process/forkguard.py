@@ -13,11 +13,11 @@ import stat
 import sys
 import threading
 from collections.abc import Iterable
+from types import FrameType
 from typing import Final
 
 _STREAMS: Final = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
-# What is not where somebody's thread is, but how it waits there.
-_MACHINERY: Final = ("threading.py", "queue.py", "selectors.py", "socket.py", "ssl.py")
+_LIBRARY: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
 class ForkGuard:
@@ -25,6 +25,7 @@ class ForkGuard:
 
     def __init__(self) -> None:
         self._threads = set(threading.enumerate())
+        self._tasks = {number for number, _ in _native_threads()}
         self._sockets = set(_sockets())
 
     def hazards(self) -> list[str]:
@@ -37,19 +38,11 @@ class ForkGuard:
     def _of_threads(self) -> list[str]:
         found = []
         frames = sys._current_frames()
-        known: set[int | None] = {threading.main_thread().native_id, threading.get_native_id()}
+        known: set[int | None] = {*self._tasks}
         for thread in threading.enumerate():
             known.add(thread.native_id)
-            if thread in self._threads or thread is threading.main_thread():
-                continue
-            frame = frames.get(thread.ident or 0)
-            where = ""
-            while frame is not None:
-                where = f" ({frame.f_code.co_filename}:{frame.f_lineno})"
-                if not _machinery(frame.f_code.co_filename):
-                    break
-                frame = frame.f_back
-            found.append(f'thread "{thread.name}"{where}')
+            if thread not in self._threads:
+                found.append(f'thread "{thread.name}"{_where(frames.get(thread.ident or 0))}')
         foreign = [name for number, name in _native_threads() if number not in known]
         if foreign:
             names = ", ".join(sorted(set(foreign)))
@@ -66,20 +59,25 @@ class ForkGuard:
         ]
 
 
-def warning(hazards: Iterable[str]) -> str:
+def warning(hazards: Iterable[str], subject: str = "preload: not safe to fork") -> str:
     """The one line of the error log."""
     return (
-        f"preload: not safe to fork: {'; '.join(hazards)}. Workers do not get threads, and must not"
+        f"{subject}: {'; '.join(hazards)}. Workers do not get threads, and must not"
         " share connections or loops: make them in an on_startup hook, which runs in each worker"
     )
 
 
-def _machinery(filename: str) -> bool:
-    name = os.path.basename(filename)
-    library = os.path.dirname(os.path.abspath(os.__file__))
-    return filename.startswith(library) and (
-        name in _MACHINERY or f"{os.sep}concurrent{os.sep}" in filename
-    )
+def _where(frame: FrameType | None) -> str:
+    """` (file:line)` of the innermost frame that is not the standard library's, if there is one."""
+    innermost = frame
+    while frame is not None and _of_library(frame.f_code.co_filename):
+        frame = frame.f_back
+    frame = frame or innermost
+    return "" if frame is None else f" ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+
+def _of_library(filename: str) -> bool:
+    return filename.startswith(_LIBRARY) and "site-packages" not in filename
 
 
 def _native_threads() -> list[tuple[int, str]]:

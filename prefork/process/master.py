@@ -22,6 +22,7 @@ from prefork.process.cycle import Cycle, init_cycle
 from prefork.process.molds import account
 from prefork.process.outcome import Account, Outcome
 from prefork.process.ready import named, ready_line
+from prefork.process.refork import Refork
 from prefork.process.reload import Reload
 from prefork.process.replace import Replacements
 from prefork.process.retired import RetiredListeners
@@ -176,6 +177,7 @@ def master_process_cycle(master: "Master") -> int:
             flags.fewer = False
             scaling.fewer(master)
 
+        master.refork.step()
         master.replacements.step()
 
 
@@ -242,6 +244,7 @@ class Master:
         self.service = Service(self)
         self.graceful = stop.GracefulStop(self)
         self.replacements = Replacements(self)
+        self.refork = Refork(self)
         self.reload: Reload | None = None
         self.target = cycle.workers
         self.noaccepting = False
@@ -329,6 +332,7 @@ class Master:
             stacks=self.stacks,
             detach=self.in_background,
         )
+        os._exit(EXIT_FAILED)  # it is not promoted: it does not come from a mold
 
     def _mold(self, cycle: Cycle, row: ProcessSlot, channel: Channel) -> NoReturn:
         from prefork.process.mold import mold_process_cycle

@@ -63,8 +63,10 @@ def mold_process_cycle(
         set_title(f"prefork: mold gen {cycle.generation} loading")
         mold = Mold(cycle, channel, slot_of, master, stacks=stacks, detach=detach)
         code = mold.load()
-        if code == EXIT_OK:
-            mold.run()
+        while code == EXIT_OK:
+            # Each life begins here, however many molds were workers before: on a short stack.
+            worker, channel = mold.run()
+            code = mold.live(worker, channel)
     except BaseException as error:
         cycle.error_log.alert(f"the {row.name} ends by an error of prefork's own", exc=error)
     finally:
@@ -90,6 +92,7 @@ class Mold:
         self._master = master
         self._stacks = stacks
         self._detach = detach
+        self._reforks = 0  # how many molds there were before in this cycle
         self._preloaded: Preloaded
         region = Stacks.of_mold(cycle.generation)
         stacks.clear(region)  # of a mold that had the same
@@ -117,7 +120,8 @@ class Mold:
         hazards = guard.hazards()
         if hazards:
             cycle.error_log.warn(warning(hazards))
-        self.settle(0)
+        self._settle()
+        self._channel.send(Message(Command.READY, -1, os.getpid(), self._interface))
         return EXIT_OK
 
     def _failed(self, report: str, code: int) -> int:
@@ -125,18 +129,23 @@ class Mold:
         self._channel.flush(1.0)
         return code
 
-    def settle(self, refork: int) -> None:
-        """Share what is there, say READY. `refork`: how many molds the cycle has had before."""
+    @property
+    def _interface(self) -> bytes:
+        return self._preloaded.hosted.interface.encode()
+
+    def _settle(self) -> None:
+        """Share what is there, and say what we are."""
         self._witness.stand()
         sharing.share()
-        again = f" refork {refork}" if refork else ""
+        again = f" refork {self._reforks}" if self._reforks else ""
         set_title(f"prefork: mold gen {self._cycle.generation}{again} ({_resident_mib()} MiB)")
         self._channel.take_channels()
-        interface = self._preloaded.hosted.interface
-        self._channel.send(Message(Command.READY, -1, os.getpid(), interface.encode()))
 
-    def run(self) -> NoReturn:
-        """Fork when the master asks for it, until it is gone or wants us gone."""
+    def run(self) -> tuple[ProcessSlot, Channel]:
+        """Fork when the master asks for it, until it is gone or wants us gone.
+
+        Returns in a worker only, with what it has to know.
+        """
         channel = self._channel
         poll = select.poll()
         poll.register(channel.fileno(), select.POLLIN)
@@ -144,7 +153,9 @@ class Mold:
             poll.poll()
             for message in channel.receive():
                 if message.command is Command.SPAWN:
-                    self._spawn(message)
+                    worker = self._spawn(message)
+                    if worker is not None:
+                        return worker
                 elif message.command is Command.REOPEN:
                     self._cycle.reopen_logs()  # workers are born with the files we have open
                 elif message.command in (Command.QUIT, Command.TERMINATE):
@@ -152,38 +163,71 @@ class Mold:
             if channel.eof:
                 os._exit(EXIT_OK)
 
-    def _spawn(self, message: Message) -> None:
+    def live(self, worker: ProcessSlot, channel: Channel) -> int:
+        """A worker's life. EXIT_OK: it has been promoted, and is a mold now."""
+        guard = ForkGuard() if worker.milestone else None
+        worker_process_cycle(
+            self._cycle,
+            worker,
+            channel,
+            self._slot_of(worker.index),
+            self._master,
+            stacks=self._stacks,
+            detach=self._detach,
+            preloaded=self._preloaded,
+        )
+        log = self._cycle.error_log
+        hazards = [] if guard is None else guard.hazards()
+        if hazards:
+            log.warn(warning(hazards, "refork_after: the worker cannot become a mold"))
+            return EXIT_FAILED
+        self._reforks += 1
+        self._channel = channel
+        self._preloaded = self._preloaded.renewed(self._cycle.conf)
+        parent.die_with(self._master)
+        _obey()
+        self._settle()
+        channel.send(Message(Command.PROMOTE, worker.index, os.getpid(), self._interface))
+        return EXIT_OK
+
+    def _spawn(self, message: Message) -> tuple[ProcessSlot, Channel] | None:
         theirs = self._channel.taken()
         if theirs is None:
-            return
+            return None
         signals.block()
         try:
             pid = _fork(MIDDLE_SECONDS)
         except OSError as error:
-            theirs.close()
             signals.unblock_all()
             self._not_born(message, f"fork() failed {errno_text(error)}")
-            return
+            theirs.close()
+            return None
         if pid == 0:
+            worker = None
             try:
-                self._middle(message, theirs)
+                worker = self._bear(message, theirs)
             finally:
-                os._exit(EXIT_FAILED)
-        theirs.close()
+                if worker is None:
+                    os._exit(EXIT_FAILED)
+            return worker, theirs
         try:
             _pid, status = os.waitpid(pid, 0)
         except ChildProcessError:
             status = 0  # the application has SIGCHLD ignored: the kernel has reaped it
         signals.unblock_all()
         if status:
+            # Said before the end of the worker's channel says less.
             self._not_born(message, f"the process between it and the worker {describe(status)}")
             self._channel.flush(1.0)
             os._exit(EXIT_FAILED)  # what happened to one would happen to the next
+        theirs.close()
+        return None
 
     def _not_born(self, message: Message, why: str) -> None:
         self._channel.send(Message(Command.FAILED, message.slot, os.getpid(), why.encode()))
 
-    def _middle(self, message: Message, channel: Channel) -> NoReturn:
+    def _bear(self, message: Message, channel: Channel) -> ProcessSlot:
+        """In the middle process: fork the worker, in which alone this returns."""
         middle = os.getpid()
         if _fork(BIRTH_SECONDS):
             os._exit(EXIT_OK)
@@ -193,29 +237,18 @@ class Mold:
         if os.getppid() != self._master:
             os._exit(EXIT_OK)  # the master is gone, and somebody else has adopted us
         channel.send(Message(Command.HELLO, message.slot, os.getpid()))
-        reopen = _await_adoption(channel)
-        _grown_up()
+        if _await_adoption(channel):
+            self._cycle.reopen_logs()
+        signals.set_alarm(0)
         reseed()
         order = msgspec.json.decode(message.payload, type=Order)
-        row = ProcessSlot(
+        return ProcessSlot(
             message.slot,
             name=f"worker {message.slot + 1}",
             cycle=self._cycle,
             ordinal=order.ordinal,
             waits=order.waits,
             milestone=order.milestone,
-        )
-        if reopen:
-            self._cycle.reopen_logs()
-        worker_process_cycle(
-            self._cycle,
-            row,
-            channel,
-            self._slot_of(message.slot),
-            self._master,
-            stacks=self._stacks,
-            detach=self._detach,
-            preloaded=self._preloaded,
         )
 
 
@@ -250,10 +283,6 @@ def _born() -> None:
     if _seconds_to_live:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
         signals.set_alarm(_seconds_to_live)
-
-
-def _grown_up() -> None:
-    signals.set_alarm(0)
 
 
 def _await_end_of(pid: int) -> None:

@@ -117,6 +117,17 @@ class Molds:
                 return row
         return None
 
+    def milestone(self, mold: ProcessSlot | None) -> int:
+        """After how many requests a worker of `mold` offers itself as the next; 0 = never."""
+        numbers = () if mold is None or mold.cycle is None else mold.cycle.conf.refork_after
+        if mold is None or not numbers:
+            return 0
+        return numbers[min(mold.refork, len(numbers) - 1)]
+
+    def add(self, row: ProcessSlot) -> None:
+        """Take in one that was a worker: the next worker of its cycle comes from it."""
+        self._table.molds.append(row)
+
     def order(self, mold: ProcessSlot, row: ProcessSlot, channel: Channel) -> bool:
         """Ask `mold` for the worker of `row`; False when it cannot be asked."""
         if mold.channel is None:
@@ -185,10 +196,8 @@ class Molds:
         row.refork = 0
         row.held = True
         wait = row.backoff.delay(cycle.conf.backoff, was_ready=was_ready, uptime=death.uptime)
-        self._log().warn(
-            f"{how}: until it is back, in {wait:.1f} s at the soonest, new workers import the"
-            " application for themselves"
-        )
+        until = f"in {wait:.1f} s; new workers import the application for themselves until then"
+        self._log().warn(f"{how}: another one is made {until if wait else 'now'}")
         row.timer = self._timers.after(wait, lambda: self._bring_back(row))
 
     def _bring_back(self, row: ProcessSlot) -> None:

@@ -38,6 +38,11 @@ class Replacements:
         """A worker wants to go."""
         self._wishes.setdefault(row.pid, (row, reason))
 
+    def withdraw(self, row: ProcessSlot) -> None:
+        """It need not go after all, unless its replacement boots already."""
+        if row is not self._old:
+            self._wishes.pop(row.pid, None)
+
     def step(self) -> None:
         """Begin the next replacement if it may begin; to be called after whatever has happened."""
         master = self._master

@@ -60,6 +60,7 @@ class ProcessSlot(Struct, eq=False):
     blameless: bool = False  # we ended it, for what a request of it did: no reason to wait
     replaced: bool = False  # another worker boots to take its place
     mold: "ProcessSlot | None" = None  # who bore it, or has been asked to
+    promoted: bool = False  # when it leaves its requests it shall go on as a mold
     milestone: int = 0  # requests after which it offers itself as the next mold; 0 = never
     unborn: bool = False  # the mold has been asked for it, and it has not said its pid yet
     refork: int = 0  # a mold's: how many worked before it in its cycle, each made from a worker
@@ -104,7 +105,7 @@ class ProcessSlot(Struct, eq=False):
         self.pid = NO_PROCESS
         self.cycle = None
         self.held = self.respawn = self.just_spawn = self.detached = False
-        self.exiting = self.ready = self.unborn = False
+        self.exiting = self.ready = self.unborn = self.promoted = False
         self.blameless = self.waits = self.replaced = False
         self.mold = None
 

@@ -52,6 +52,14 @@ class Witness:
         faulthandler.register(signal.SIGUSR2, file=self._fd, all_threads=True, chain=True)
         faulthandler.enable(file=self._fd, all_threads=True)
 
+    def close(self) -> None:
+        """Answer no more."""
+        faulthandler.unregister(signal.SIGUSR2)
+        faulthandler.disable()
+        if self._region >= 0:
+            os.close(self._region)
+            self._region = -1
+
     def _asked(self, _number: int, _frame: FrameType | None) -> None:
         # Between any two bytecodes of whatever hangs: no lock may be taken here, no log be used.
         try:

@@ -8,12 +8,13 @@ and run exit handlers that belong to the master. It flushes and leaves by `os._e
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import time
 from collections.abc import Collection
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from prefork.errors import EXIT_FAILED, EXIT_FATAL, EXIT_OK, OperatorError
 from prefork.event.bridge import ReactorLoop
@@ -57,14 +58,17 @@ def worker_process_cycle(
     stacks: Stacks,
     detach: bool,
     preloaded: Preloaded | None = None,
-) -> NoReturn:
+) -> None:
     """A forked child's whole life, from the limits to `os._exit`.
+
+    It returns when the worker has been promoted, and nothing else: then it has no loop, no thread
+    and no request any more, and goes on as the mold that others come from (`refork_after`).
 
     `master` is its parent's pid; `stacks` is where it says what it does when it hangs; `detach`
     says that the server is in the background. With `preloaded` it comes from a mold, which has
     done what is the same for all workers.
     """
-    code = EXIT_FAILED
+    code: int | None = EXIT_FAILED
     log = cycle.error_log
     try:
         set_title(f"prefork: {row.name}")
@@ -72,7 +76,8 @@ def worker_process_cycle(
     except BaseException as error:
         log.alert(f"{row.name} ends by an error of prefork's own", exc=error)
     finally:
-        os._exit(code)
+        if code is not None:
+            os._exit(code)
 
 
 def _run(
@@ -84,7 +89,8 @@ def _run(
     stacks: Stacks,
     detach: bool,
     preloaded: Preloaded | None,
-) -> int:
+) -> int | None:
+    """The exit code, or None: it has been promoted."""
     flags = signals.SignalFlags()
 
     def failed(report: str, code: int) -> int:
@@ -117,6 +123,8 @@ def _run(
     worker.listen_to(channel)
     worker.report_to(channel, row.index)
     worker.recycle_by(channel, row.index)
+    if row.milestone:
+        worker.offer_after(row.milestone, channel, row.index)
     parent.outlive()
     if detach:
         _let_the_terminal_go(cycle)
@@ -124,7 +132,12 @@ def _run(
     slot.state = SlotState.READY
     channel.send(Message(Command.READY, row.index, os.getpid(), worker.interface.encode()))
     worker.run()
-    return worker.leave()
+    code = worker.leave()
+    if not worker.promoted:
+        return code
+    worker.undo()
+    witness.close()
+    return None
 
 
 def become(cycle: Cycle) -> None:
@@ -182,6 +195,7 @@ class Worker:
         self.slot = slot
         self.interface = ""
         self.exiting = False
+        self.promoted = False  # we leave our requests only, and go on as a mold
         self.leaves_sockets = True  # a drain closes our copies; a single process keeps them
         self.reactor = Reactor()
         self.reactor.on_error = self._reactor_error
@@ -287,6 +301,10 @@ class Worker:
                     self.flags.reopen = True
                 elif message.command is Command.TOLD and self.serving.server.patience is not None:
                     self.serving.server.patience.told()
+                elif message.command is Command.PROMOTE and not self.exiting:
+                    self.promoted = True
+                    self.leaves_sockets = False  # the workers to come need them
+                    self.flags.quit = True
                 elif message.command is Command.ADMIT:
                     self.accept()
                 elif message.command is Command.HURRY:
@@ -294,6 +312,7 @@ class Worker:
             if channel.eof:
                 self.reactor.delete_file_event(fd, READABLE)
                 self.log.warn("the master process is gone: leaving")
+                self.promoted = False
                 # Nobody else has the sockets open for long, so what waits there is served now.
                 self._queues = list(self.cycle.listeners)
                 self.flags.quit = True
@@ -325,6 +344,25 @@ class Worker:
             channel.send(Message(Command.RECYCLE, index, os.getpid(), reason.encode()))
 
         Recycler(self.cycle.conf.recycle, self.serving.server, self.awake, ask)
+
+    def offer_after(self, requests: int, channel: Channel, index: int) -> None:
+        """Tell the master, once, that we are warm enough to be the next mold (`refork_after`)."""
+        server = self.serving.server
+        recycle_at, recycle = server.milestone, server.on_milestone
+        offer_at: float = requests
+
+        def reached() -> float:
+            nonlocal offer_at, recycle_at
+            if server.requests >= recycle_at:
+                recycle_at = recycle()
+            if server.requests >= offer_at:
+                offer_at = math.inf
+                if getattr(self._application, "refork", True):
+                    channel.send(Message(Command.RIPE, index, os.getpid()))
+            return min(offer_at, recycle_at)
+
+        server.milestone = min(offer_at, recycle_at)
+        server.on_milestone = reached
 
     def before_sleep(self) -> None:
         """What the flags ask for, once a turn."""
@@ -422,13 +460,34 @@ class Worker:
         left = 0.0 if self._fast else max(0.0, end - time.monotonic())
         if not self.executor.shutdown(left):
             self.log.warn("a thread of ctx.run is still busy and is cut")
+            self.promoted = False
         self.serving.close()
-        self.log.notice("exit")
+        if self._fast:
+            self.promoted = False
+        self.log.notice("the worker becomes a mold" if self.promoted else "exit")
         return EXIT_OK
 
+    def undo(self) -> None:
+        """After `leave`: let go of the loop and of what else no fork carries along."""
+        loop = self.loop
+        for task in (left := asyncio.all_tasks(loop)):
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.wait(left, timeout=LAST_HOOKS))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        if self._wakeup is not None:
+            self._wakeup.close()
+        loop.close()
+        self.reactor.close()
+        asyncio.set_event_loop(None)
+        if self._handler is not None:
+            logging.getLogger().removeHandler(self._handler)
+
     def _shut_down(self, seconds: float) -> None:
+        promoted, self.promoted = self.promoted, False
         try:
             self.loop.run_until_complete(asyncio.wait_for(self._application.shutdown(), seconds))
+            self.promoted = promoted  # only what has shut down well can be started again
         except TimeoutError:
             self.log.warn(f"on_shutdown has not ended within {seconds:.1f} s")
         except RuntimeError as error:

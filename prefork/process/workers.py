@@ -93,6 +93,8 @@ class WorkerProcesses:
             # A generation that may yet be dropped serves nobody.
             row.waits = kind is Respawn.JUST_RESPAWN
             row.mold = None
+            row.promoted = False
+            row.milestone = self.molds.milestone(mold)
             slot = self.board.take(row.index)
             slot.state = SlotState.STARTING
             slot.generation = cycle.generation
@@ -256,6 +258,12 @@ class WorkerProcesses:
         row.respawn = False
         if row.held:
             self.forget(row)
+        elif (
+            row.promoted
+            and row.channel is not None
+            and row.channel.send(Message(Command.PROMOTE, row.index, row.pid))
+        ):
+            self._leaves(row, bounded=True)
         else:
             self.command(row, signal.SIGQUIT)
 

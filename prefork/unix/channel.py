@@ -39,10 +39,11 @@ class Command(enum.IntEnum):
     HELLO = 6  # an adopted worker: here I am, with my pid
     ADOPTED = 7  # the master: go on
     SPAWN = 8  # the master to the mold: make a worker; its channel comes with it
-    PROMOTE = 9  # the master to a worker: become the next mold
+    PROMOTE = 9  # the master to a worker: become the next mold; and its answer: I am
     RECYCLE = 10  # from a worker: it asks to be replaced; the payload says why
     BUSY = 11  # a worker is awake, after it may have slept for long
     DRAIN_QUEUE = 12  # QUIT of the whole server; the payload numbers the sealed listeners
+    RIPE = 14  # a worker has served as many requests as make a mold (refork_after)
     STUCK = 16  # a worker has a request that was given up and does not end
     TOLD = 17  # to a worker: the slowness of what it runs has been logged
     FAREWELL = 20  # the whole server will stop soon: each answer is its connection's last
@@ -176,6 +177,8 @@ class Channel:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.close()
+        while self._sockets:
+            os.close(self._sockets.popleft())
         self._lost()
 
     def _take(self) -> list[Message]:
