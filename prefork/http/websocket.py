@@ -195,6 +195,16 @@ class WebSocket:
                 self._keepalive.silent.touch(self)
         return message
 
+    def __aiter__(self) -> "WebSocket":
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        """Messages until the WebSocket closes, by whichever side."""
+        try:
+            return await self.receive()
+        except WebSocketClosedError:
+            raise StopAsyncIteration from None
+
     async def send(self, message: str | bytes) -> None:
         """Send a message, and wait while the client is slow. Raises WebSocketClosedError."""
         if self.code:

@@ -18,11 +18,13 @@ from prefork.onion.fields import Fields, field_line, type_line
 from prefork.onion.request import Query, Request
 from prefork.onion.response import Response, set_body
 from prefork.onion.threads import LentThread, run_blocking
+from prefork.onion.websocket import offered_websocket
 
 if TYPE_CHECKING:
     from prefork.event.executor import Executor
     from prefork.http.exchange import Exchange
     from prefork.http.headers import Headers
+    from prefork.http.websocket import WebSocket
     from prefork.log import ErrorLog
     from prefork.onion.application import Application
 
@@ -60,6 +62,7 @@ class Context:
         "_state",
         "_status",
         "_target",
+        "_websocket",
         "exchange",
     )
 
@@ -74,6 +77,7 @@ class Context:
     _state: dict[str, Any]
     _status: int  # 0: follows from the body
     _target: str | None  # what the request target was rewritten to
+    _websocket: "WebSocket | None"
 
     def __init__(self, exchange: "Exchange", service: Service) -> None:
         # What is missing here (_message, _request, ...) is made when it is first read: a store
@@ -123,6 +127,18 @@ class Context:
         except AttributeError:
             self._cookies = Cookies(self)
             return self._cookies
+
+    @property
+    def websocket(self) -> "WebSocket | None":
+        """The WebSocket that the client asks for, to be accepted; None for any other request.
+
+        See `prefork.onion.websocket`. Raises HttpError when the client asks wrongly.
+        """
+        try:
+            return self._websocket
+        except AttributeError:
+            self._websocket = offered_websocket(self)
+            return self._websocket
 
     def throw(
         self,

@@ -39,6 +39,7 @@ from prefork.onion.compose import QuickIterator
 from prefork.onion.fields import field_line, values_of
 from prefork.onion.response import is_bodiless
 from prefork.onion.threads import run_blocking
+from prefork.onion.websocket import close_websocket
 
 if TYPE_CHECKING:
     from prefork.onion.context import Context
@@ -47,6 +48,7 @@ _encode_json: Final = msgspec.json.Encoder().encode
 # What one read of a file without sendfile takes from it.
 READ_SIZE: Final = 64 * 1024
 _END: Final = object()
+_SWITCHED: Final = 101  # to a WebSocket, which is closed by its own rules
 
 
 def respond(ctx: "Context") -> Coroutine[Any, Any, None] | None:
@@ -61,6 +63,8 @@ def respond(ctx: "Context") -> Coroutine[Any, Any, None] | None:
     if exchange.head_sent:
         # The handler wrote to the exchange itself.
         if not exchange.finished:
+            if exchange.status == _SWITCHED:
+                return close_websocket(ctx)
             exchange.end()
         return None
     status = ctx.status
@@ -300,6 +304,13 @@ async def close_held(ctx: "Context") -> None:
 async def respond_to_error(ctx: "Context", error: Exception) -> None:
     """Koa's `ctx.onerror`: tell the application's listeners, then the client if it can be told."""
     exchange = ctx.exchange
+    if exchange.status == _SWITCHED:
+        closed = isinstance(error, ConnectionResetError)
+        if not closed:
+            await _tell(ctx, error)
+        if not exchange.finished:
+            await close_websocket(ctx, failed=not closed)
+        return
     if _by_client(ctx, error):
         if exchange.client_gone or exchange.head_sent:
             exchange.abort()
