@@ -5,6 +5,7 @@ a part of it may hold: all the workers may hang, the master may be stopped, and 
 same. It is looked at while something is wrong, so what is wrong comes first.
 """
 
+import signal
 import sys
 import time
 from typing import Any, Final
@@ -35,6 +36,7 @@ LETTERS: Final = {
     "waiting": "z",
     "dead": "x",
 }
+_ENDS: Final = (signal.SIGQUIT, signal.SIGTERM, signal.SIGINT)
 READY: Final = frozenset(("idle", "serving", "busy", "stuck"))
 
 
@@ -88,10 +90,13 @@ def read(board: Scoreboard) -> dict[str, Any]:
     molds = [_mold(line) for line in header.molds.splitlines()]
     _measure_memory([*workers, *molds])
     since = _seconds(now - header.since_ns)
+    old_master = board.predecessor.header.master_pid if board.predecessor else 0
     return {
         "version": header.program or None,
         "pid": header.master_pid,
         "stopped": master is not None and master.state in "Tt",
+        "stopping": bool(header.command_seq) and header.command in _ENDS,
+        "old_master": old_master if old_master and process_facts(old_master) else None,
         "app": header.app or None,
         "uptime": _seconds(now - header.started_ns),
         "generation": header.generation,
@@ -253,8 +258,6 @@ def _last_command(board: Scoreboard) -> dict[str, Any] | None:
     header = board.header
     if not header.command_seq:
         return None
-    import signal
-
     command = header.command
     try:
         name = signal.Signals(command).name  # which is what the master knows it by

@@ -39,7 +39,9 @@ def lines(facts: Facts, width: int | None) -> list[str]:
 def _headline(facts: Facts) -> str:
     ready = any(worker["state"] in READY for worker in facts["workers"])
     state = click.style("serving", fg="green", bold=True)
-    if not ready:
+    if facts["stopping"]:
+        state = click.style("stopping", fg="yellow", bold=True)
+    elif not ready:
         state = click.style("running", fg="red", bold=True)
     app = f" {facts['app']}" if facts["app"] else ""
     return (
@@ -56,7 +58,12 @@ def _alarms(facts: Facts) -> list[str]:
     out = []
     if facts["stopped"]:
         out.append(f"the master is stopped: kill -CONT {facts['pid']}")
-    if not ready:
+    command = facts["last_command"]
+    if facts["stopping"]:
+        pass  # which leaves no worker ready
+    elif not ready and command and command["name"] == "SIGWINCH":
+        out.append("no worker is ready: WINCH has drained them, HUP starts new ones")
+    elif not ready:
         out.append("no worker is ready")
     elif set(ready) == {"stuck"}:
         out.append("every worker that is ready is stuck: `prefork stacks` says in which line")
@@ -72,6 +79,9 @@ def _alarms(facts: Facts) -> list[str]:
 
 def _identity(facts: Facts) -> list[str]:
     out = [field("configuration", facts["config"] or "none, the command line only")]
+    if facts["old_master"]:
+        text = f"the old master {facts['old_master']} still runs: QUIT it, or this one to go back"
+        out.append(field("upgrade", click.style(text, fg="yellow")))
     reload = facts["last_reload"]
     if reload:
         verdict = _verdict(reload["verdict"])

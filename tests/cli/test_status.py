@@ -18,6 +18,7 @@ import pytest
 
 from prefork.cli import statuspage
 from prefork.cli.status import percentiles
+from tests.process.test_upgrade import gone, upgrade, workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,6 +190,7 @@ def test_idle_serving_stuck_stopped_and_draining_are_told_apart(daemon: Daemons)
         server.wait_for(lambda: states(server) == ["draining"])
         done = server.cli("status")
     assert done.returncode == 1
+    assert "no worker is ready: WINCH has drained them, HUP starts new ones" in done.stdout
     assert "D draining" in done.stdout
     assert "GET /await/50 HTTP/1.1, for" in done.stdout
     server.wait_for(lambda: not states(server))
@@ -229,6 +231,42 @@ def test_what_the_last_commands_came_to(daemon: Daemons) -> None:
     assert re.search(r"last reload +ok, \d\S* ago: generation 1 -> 2", text)
     assert re.search(r"last command +SIGUSR1, ok: log files reopened", text)
     assert facts(server)["last_reload"]["verdict"] == "ok"
+
+
+def test_a_stop_that_takes_its_time(daemon: Daemons) -> None:
+    server = daemon(app=BLOCKING, timeouts={"graceful": 8})
+    server.expect("cut off|cancelled")
+    with asked(server, "/await/50"):
+        server.wait_for(lambda: states(server) == ["serving"])
+        server.send(signal.SIGQUIT)
+        server.wait_for(lambda: facts(server)["stopping"])
+        server.wait_for(lambda: states(server) == ["draining"])
+        done = server.cli("status")
+    assert done.returncode == 1
+    assert "stopping application:app" in done.stdout
+    assert "no worker is ready" not in done.stdout
+    assert "D 1 draining" in done.stdout
+    assert "GET /await/50 HTTP/1.1, for" in done.stdout
+    assert server.wait() == 0
+
+
+def test_an_upgrade_under_way(daemon: Daemons) -> None:
+    server = daemon()
+    old = server.pid
+    new = upgrade(server)
+    seen = facts(server)
+    assert (seen["pid"], seen["old_master"]) == (new, old)
+    assert f"upgrade        the old master {old} still runs" in page(server)
+    server.send(signal.SIGWINCH, old)
+    server.wait_for(lambda: not workers(server, old))
+    drained = server.cli("status", "--pid", str(old))
+    assert drained.returncode == 1
+    server.send(signal.SIGQUIT, old)
+    assert server.wait() == 0
+    server.pid = new
+    server.wait_for(lambda: facts(server)["old_master"] is None)
+    server.send(signal.SIGQUIT)
+    server.wait_for(lambda: gone(new))
 
 
 def test_the_mold_stands_apart(daemon: Daemons) -> None:
