@@ -293,12 +293,13 @@ class WorkerProcesses:
         row.respawn = row.just_spawn = False
         if row.held or row.unborn:
             self.forget(row)
-        elif row.ready:
-            self.command(row, signal.SIGQUIT)
         else:
-            self.command(row, signal.SIGTERM)
-            row.disarm()
-            row.timer = self.timers.after(LAST_GRACE, lambda: self._kill_overdue(row))
+            # QUIT, for one that boots too, which it ends as quickly as TERM: a worker accepts from
+            # the moment it is ready, and its READY may be on the way to us.
+            self.command(row, signal.SIGQUIT)
+            if not row.ready:
+                row.disarm()
+                row.timer = self.timers.after(LAST_GRACE, lambda: self._dropped_overdue(row))
 
     def forget(self, row: ProcessSlot) -> None:
         """Give a row back whose process is gone, or was never made."""
@@ -330,6 +331,13 @@ class WorkerProcesses:
             f"{row.name} was not ready within {row.cycle.conf.timeouts.boot:g} s (timeouts.boot)"
         )
         self.on_overdue(row, f"{row.name} {row.pid}: {row.failure}")
+
+    def _dropped_overdue(self, row: ProcessSlot) -> None:
+        if row.ready:
+            row.exiting = False
+            self._leaves(row, bounded=True)  # it had begun to serve, and has the time of a drain
+        else:
+            self._kill_overdue(row)
 
     def _drain_overdue(self, row: ProcessSlot, said: str) -> None:
         if row.cycle is None or not row.living:
