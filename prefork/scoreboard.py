@@ -105,6 +105,7 @@ _HISTOGRAM: Final = 18
 BUCKETS: Final = 32
 """Latencies by powers of two: bucket n counts what took less than 2**n microseconds and not less
 than half of that."""
+_LONGEST: Final = 2 ** (BUCKETS - 2) * 1e-6  # seconds; what took longer is in the last bucket
 (
     _PID,
     _GENERATION,
@@ -125,6 +126,7 @@ RECENT: Final = 8  # requests
 _NOTE: Final = struct.Struct("=d248s")  # when it began (time.monotonic), how its head begins
 _SLOT_CELLS: Final = (_RECENT_AT + RECENT * _NOTE.size) // _CELL
 _TURN: Final = struct.Struct("=8Q")
+_pack_turn: Final = _TURN.pack
 _TURN_PLACE: Final = slice(0, _TURN.size)
 
 # What is counted: the cells that are added up over the workers, living and dead.
@@ -337,10 +339,11 @@ class Slot:
         lag_ns: int = 0,
     ) -> None:
         """The end of a turn: the worker's counters, and that it goes to sleep."""
-        counters = (connections, accepted, requests, bytes_sent, running, oldest_since_ns, lag_ns)
         # Not pack_into: that clears all bytes before it stores, and whoever looks (or is killed)
         # in between sees counters fall to nothing.
-        self.memory[_TURN_PLACE] = _TURN.pack(0, *counters)
+        self.memory[_TURN_PLACE] = _pack_turn(
+            0, connections, accepted, requests, bytes_sent, running, oldest_since_ns, lag_ns
+        )
         if lag_ns > self.cells[_LAG_MAX]:
             self.cells[_LAG_MAX] = lag_ns
 
@@ -350,8 +353,10 @@ class Slot:
 
     def took(self, seconds: float, requests: int = 1) -> None:
         """Count requests that took so long."""
-        bucket = min(int(seconds * 1e6).bit_length(), BUCKETS - 1)
-        self.cells[_HISTOGRAM + bucket] += requests
+        if seconds < _LONGEST:
+            self.cells[_HISTOGRAM + int(seconds * 1e6).bit_length()] += requests
+        else:
+            self.cells[_HISTOGRAM + BUCKETS - 1] += requests
 
     @property
     def responses(self) -> tuple[int, ...]:

@@ -55,6 +55,7 @@ class ReactorSelector(selectors.BaseSelector):
         self._map = _KeyMap(self)
         self._ready: list[tuple[Key, int]] = []
         self.pending: Callable[[], bool] = lambda: False
+        self.timers: Callable[[], list[Any]] = list
         self.loop: ReactorLoop | None = None
         self.dispatching = False
         self.hidden = False
@@ -111,27 +112,39 @@ class ReactorSelector(selectors.BaseSelector):
             raise KeyError(f"fd {fileobj!r} is not registered") from None
 
     def select(self, timeout: float | None = None) -> list[tuple[Key, int]]:
+        """What asyncio waits for. Turns that were none of its business it does not hear of."""
         reactor = self.reactor
-        for hook in reactor.before_sleep:
-            try:
-                hook()
-            except Exception as error:
-                reactor.on_error(error, "a sleep hook")
-        # asyncio reckoned its timeout before the hooks ran. A hook that woke a waiter (a flush
-        # that let a writer go on) has queued a callback, and to sleep now would strand it.
-        if timeout != 0 and self.pending():
-            timeout = 0
-        self.dispatching = True
-        reactor.wait(timeout)
-        self.dispatching = False
-        if self.hidden and self.loop is not None:
-            self.loop.show()
         ready = self._ready
-        if ready:
-            answer = ready[:]
-            ready.clear()
-            return answer
-        return ready
+        timers = self.timers()
+        first = timers[0] if timers else None
+        until = None if timeout is None else reactor.clock() + timeout
+        while True:
+            for hook in reactor.before_sleep:
+                try:
+                    hook()
+                except Exception as error:
+                    reactor.on_error(error, "a sleep hook")
+            # asyncio reckoned its timeout before the hooks ran. A hook that woke a waiter (a flush
+            # that let a writer go on) has queued a callback, and to sleep now would strand it.
+            if timeout != 0 and self.pending():
+                timeout = 0
+            self.dispatching = True
+            reactor.wait(timeout)
+            self.dispatching = False
+            if self.hidden and self.loop is not None:
+                self.loop.show()
+            if ready:
+                answer = ready[:]
+                ready.clear()
+                return answer
+            # A handler may have asked asyncio for something: a callback, or a timer that is due
+            # before the one it knew of.
+            if timeout == 0 or self.pending() or (timers and timers[0] is not first):
+                return []
+            if until is not None:
+                timeout = until - reactor.clock()
+                if timeout <= 0:
+                    return []
 
     def close(self) -> None:
         self._keys.clear()
@@ -168,10 +181,12 @@ class ReactorLoop(asyncio.SelectorEventLoop):
         self.reactor = reactor
         selector = ReactorSelector(reactor)
         super().__init__(selector)
-        # `_ready`, the queue of asyncio's callbacks, is private but has kept its name and meaning
+        # `_ready`, the queue of asyncio's callbacks, `_scheduled`, the heap of its timers (now and
+        # then another list), and `_stopping` are private but have kept their names and meanings
         # from Python 3.4 to 3.14; there is no public way to ask "is anything queued?".
         queue: Any = self._ready  # type: ignore[attr-defined]
-        selector.pending = lambda: bool(queue)
+        selector.pending = lambda: bool(queue) or self._stopping  # type: ignore[attr-defined]
+        selector.timers = lambda: self._scheduled  # type: ignore[attr-defined]
         selector.loop = self
         self.selector = selector
         if sys.version_info < (3, 12):
