@@ -29,6 +29,7 @@ from prefork.errors import EXIT_FAILED, OperatorError
 from prefork.log import errno_text
 from prefork.process import dump
 from prefork.process.stacks import FULL, Stacks
+from prefork.unix.proc import process_facts
 
 PATIENCE: Final = 2.0  # seconds that Python has in a worker; C answers at once
 
@@ -125,15 +126,15 @@ def found(master: RunningMaster, number: int | None) -> list[Asked]:
 
 def ask(master: RunningMaster, memory: Stacks, worker: Asked) -> None:
     """Send the signal, unless that would do harm or no good."""
-    state, parent = dump.process(worker.pid)
+    facts = process_facts(worker.pid)
     worker.begin = memory.used(worker.index)
-    if state in ("", "Z"):
+    if facts is None or facts.state == "Z":
         worker.problem = "it has ended, and its master has not noticed yet"
-    elif state in dump.STOPPED:
+    elif facts.state in dump.STOPPED:
         worker.problem = "it is stopped (SIGSTOP, or a debugger), and can answer nothing"
     elif worker.begin > FULL:
         worker.problem = "it has been asked so often, without running Python, that there is no room"
-    elif master.pid not in (parent, dump.process(parent)[1]):
+    elif facts.parent != master.pid:
         worker.problem = f"process {worker.pid} is not of this server any more"
     else:
         try:

@@ -16,6 +16,7 @@ from prefork.process.stacks import FULL, Stacks, end_mark
 from prefork.process.table import ProcessSlot
 from prefork.process.timers import Timers
 from prefork.scoreboard import Slot
+from prefork.unix.proc import process_facts
 
 # Below this frame a worker's stack is its master's, from before the fork.
 _WORKER: Final = ("in worker_process_cycle", "in mold_process_cycle")
@@ -74,16 +75,6 @@ def current(slot: Slot) -> tuple[float, str] | None:
     return None
 
 
-def process(pid: int) -> tuple[str, int]:
-    """(state letter, parent) of a process; ("", 0) when there is none."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return fields[0], int(fields[1])
-    except (OSError, IndexError, ValueError):
-        return "", 0
-
-
 def without_ancestors(text: str) -> list[str]:
     """The lines of faulthandler's `text`, without what a worker's stack has of its master's."""
     out: list[str] = []
@@ -128,7 +119,8 @@ def ask(
         else:
             timers.after(_LOOK_EVERY, look)
 
-    if process(pid)[0] in STOPPED:
+    facts = process_facts(pid)
+    if facts is not None and facts.state in STOPPED:
         timers.after(0.0, lambda: on_answer(Answer("", False)))
         return
     if begin < FULL:

@@ -7,6 +7,7 @@ left the stacks of all its threads.
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from prefork.process.dump import without_ancestors
@@ -24,10 +25,16 @@ _CRASH: Final = b"Fatal Python error"
 class Obituaries:
     """Made before the first worker, for what is counted from then on."""
 
-    def __init__(self, board: "Scoreboard", stacks: "Stacks") -> None:
+    def __init__(
+        self,
+        board: "Scoreboard",
+        stacks: "Stacks",
+        count_oom_kills: Callable[[], int | None] = oom_kills,
+    ) -> None:
         self._board = board
         self._stacks = stacks
-        self._oom_kills = oom_kills() or 0
+        self._count_oom_kills = count_oom_kills
+        self._oom_kills = count_oom_kills() or 0
 
     def write(self, death: "Death", *, ours: bool) -> list[str]:
         """The lines below "worker 1 exited on signal 9"; none for an end that was asked for.
@@ -41,7 +48,7 @@ class Obituaries:
             return lines
         slot = self._board.slot(index)
         lines.append(f"{slot.requests} requests, peak RSS {death.peak_rss / 2**20:.1f} MiB")
-        kills = oom_kills() or 0
+        kills = self._count_oom_kills() or 0
         if kills > self._oom_kills and death.killed:
             lines.append("oom_kill: the control group ran out of memory, and the kernel chose it")
         self._oom_kills = kills

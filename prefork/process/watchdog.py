@@ -31,6 +31,7 @@ from prefork.process.obituary import Obituaries
 from prefork.process.table import Death, ProcessSlot
 from prefork.process.timers import Timer
 from prefork.unix.channel import Command, Message
+from prefork.unix.proc import process_facts, tracer
 from prefork.unix.signals import signal_name
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ BUSY_SHARE: Final = 0.05  # of a CPU: what a process at least uses that computes
 LATE: Final = 1.0  # seconds; a timer that comes later than this was held up with all of us
 GRACE: Final = 1.0  # seconds between ABRT and KILL
 CORE_GRACE: Final = 30.0  # where a core is to be written
-
-_TICKS: Final = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 def check_interval(conf: Config) -> float:
@@ -314,8 +313,8 @@ class Watchdog:
     ) -> None:
         since = slot.busy_since_ns
         age = now - max(since / 1e9, watch.fresh)
-        share = self._cpu_share(row, watch, since, now, conf.timeouts.hang)
         hang, limit, slow = conf.timeouts.hang, conf.timeouts.request, conf.slow_request
+        share = self._cpu_share(row, watch, since, now, hang) if hang else 1.0
         serves = dump.current(slot) is not None or slot.running > 0
 
         def goes_on() -> bool:
@@ -350,23 +349,24 @@ class Watchdog:
         self, row: ProcessSlot, watch: Watch, since: int, now: float, window: float
     ) -> float:
         """How much of a CPU it has used in the last `window` seconds of standing still."""
-        used, runnable = _cpu(row.pid)
+        facts = process_facts(row.pid)
         samples = watch.samples
         if watch.stretch != since:
             watch.stretch = since
             samples.clear()
+        used = 0.0 if facts is None else facts.cpu
         samples.append((now, used))
         while len(samples) > 2 and samples[1][0] <= now - window:
             samples.popleft()
-        if runnable:
-            return 1.0  # it would compute if it were let
+        if facts is None or facts.state == "R":
+            return 1.0  # it would compute if it were let; or nobody can tell
         elapsed = now - samples[0][0]
         # Too short a time tells nothing, and is taken for the better.
         return (used - samples[0][1]) / elapsed if elapsed >= window / 2 else 1.0
 
     def _is_debugged(self, row: ProcessSlot, watch: Watch) -> bool:
         """A worker at a breakpoint is not hung."""
-        debugged = _tracer(row.pid) != 0
+        debugged = tracer(row.pid) != 0
         if debugged and not watch.debugged:
             self._master.cycle.error_log.notice(
                 f"{row.name} {row.pid} is held by a debugger: it is not judged"
@@ -380,27 +380,6 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except OSError:
         pass  # it has ended, and its SIGCHLD is on the way
-
-
-def _cpu(pid: int) -> tuple[float, bool]:
-    """(CPU seconds used so far, is it on a CPU or in line for one?); unknown counts as that."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS, fields[0] == "R"
-    except (OSError, IndexError, ValueError):
-        return 0.0, True
-
-
-def _tracer(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/status") as file:
-            for line in file:
-                if line.startswith("TracerPid:"):
-                    return int(line.split()[1])
-    except (OSError, IndexError, ValueError):
-        pass
-    return 0
 
 
 def _slept() -> float:

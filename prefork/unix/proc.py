@@ -11,11 +11,13 @@ class ProcessFacts(NamedTuple):
     """`state` is the kernel's letter: R runs, S sleeps, D waits for a disk, T stopped, Z dead.
 
     `cpu` are seconds of CPU time, user and system; `rss` are bytes of memory, shared ones included.
+    `parent` is a pid.
     """
 
     state: str
     cpu: float
     rss: int
+    parent: int = 0
 
 
 def process_facts(pid: int) -> ProcessFacts | None:
@@ -26,11 +28,23 @@ def process_facts(pid: int) -> ProcessFacts | None:
         # The second field is the command in parentheses and may itself hold spaces.
         fields = text.rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])
-        pages = int(fields[21])
+        pages, parent = int(fields[21]), int(fields[1])
     except (OSError, IndexError, ValueError):
         return None
     cpu, rss = ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE")
-    return ProcessFacts(fields[0], cpu, rss)
+    return ProcessFacts(fields[0], cpu, rss, parent)
+
+
+def tracer(pid: int) -> int:
+    """The pid of the debugger that holds it; 0 when none does, or nobody can tell."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            for line in file:
+                if line.startswith("TracerPid:"):
+                    return int(line.split()[1])
+    except (OSError, IndexError, ValueError):
+        pass
+    return 0
 
 
 def proportional_set_size(pid: int) -> int | None:

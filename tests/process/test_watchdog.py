@@ -14,7 +14,11 @@ import pytest
 
 from prefork.config.schema import Config
 from prefork.config.sections import Timeouts
+from prefork.process.obituary import Obituaries
+from prefork.process.stacks import Stacks
+from prefork.process.table import Death, ProcessSlot
 from prefork.process.watchdog import check_interval
+from prefork.scoreboard import Scoreboard
 
 if TYPE_CHECKING:
     from tests.conftest import Daemons, Load, Server
@@ -301,8 +305,9 @@ def test_an_asgi_application_that_never_answers(daemon: "Daemons") -> None:
     assert "application.py" not in stacks
 
 
-def test_a_slow_request_is_told_of_once_and_goes_on(daemon: "Daemons") -> None:
-    server = daemon(app=APPLICATION, slow_request="500ms")
+@pytest.mark.parametrize("hang", ["30s", "off"])
+def test_a_slow_request_is_told_of_once_and_goes_on(daemon: "Daemons", hang: str) -> None:
+    server = daemon(app=APPLICATION, slow_request="500ms", timeouts={"hang": hang})
     with asking(server, "/await/2"), asking(server, "/await/0.1"):
         said = record(server, r"slow request \(slow_request 0.5 s\): GET /await/2")
         assert server.get("/").status == 200
@@ -427,6 +432,20 @@ def test_a_death_is_reported_with_what_is_known(
         assert stack in said
     server.wait_for(lambda: server.pids() and worker not in server.pids())
     assert server.get().status == 200
+
+
+def test_the_kernel_is_named_when_it_was_the_kernel_that_killed() -> None:
+    """Of two deaths by SIGKILL the second comes with a count of the control group's that grew."""
+    board = Scoreboard.create(slots=1)
+    counts = iter([4, 4, 5, 5])
+    obituaries = Obituaries(board, Stacks(-1), lambda: next(counts))
+    row = ProcessSlot(0, pid=1, name="worker 1", ready=True)
+    death = Death(row, signal.SIGKILL, 1.0, 50 * 2**20)
+    told = "oom_kill: the control group ran out of memory, and the kernel chose it"
+    assert obituaries.write(death, ours=False) == ["0 requests, peak RSS 50.0 MiB"]
+    assert obituaries.write(death, ours=False) == ["0 requests, peak RSS 50.0 MiB", told]
+    assert told not in obituaries.write(death, ours=False)
+    board.close()
 
 
 def test_a_death_that_was_asked_for_is_no_news(daemon: "Daemons") -> None:
