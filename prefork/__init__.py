@@ -8,11 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Application", "Context", "HttpError", "Next", "__version__", "asgi", "compose", "quick"]
-
-if TYPE_CHECKING:
-    from prefork.errors import HttpError
-    from prefork.gateway.asgi_layer import asgi
+__all__ = [
+    "Application",
+    "Context",
+    "HttpError",
+    "Next",
+    "__version__",
+    "asgi",
+    "compose",
+    "quick",
+    "wsgi",
+]
     from prefork.onion.application import Application
     from prefork.onion.compose import Next, compose, quick
     from prefork.onion.context import Context
@@ -25,6 +31,7 @@ _PLACES = {
     "asgi": "prefork.gateway.asgi_layer",
     "compose": "prefork.onion.compose",
     "quick": "prefork.onion.compose",
+    "wsgi": "prefork.gateway.layer",
 }
 
 

@@ -24,6 +24,9 @@ class Wsgi:
         self.application = application
         self.threads = threads
         self.multiprocess = multiprocess
+        # Whom to ask for a worker in place of this one, and why; the worker sets it.
+        self.on_exit: Callable[[str], None] = _nothing
+        self._asked = False
         self._pool: ThreadPool | None = None
 
     async def startup(self) -> None:
@@ -41,11 +44,17 @@ class Wsgi:
             multiprocess=self.multiprocess,
         )
         if not self.threads:
-            return Inline(self.application, environs, executor.loop, error_log, _nothing).handle
+            return Inline(self.application, environs, executor.loop, error_log, self._exit).handle
         if self._pool is None:
             self._pool = ThreadPool(executor.loop, self.threads)
-        return Threaded(self.application, environs, self._pool, error_log, _nothing).handle
+        return Threaded(self.application, environs, self._pool, error_log, self._exit).handle
+
+    def _exit(self) -> None:
+        """The application called exit(): what it has left behind is not to be trusted for long."""
+        if not self._asked:
+            self._asked = True
+            self.on_exit("the application called exit()")
 
 
-def _nothing() -> None:
+def _nothing(_reason: str) -> None:
     pass

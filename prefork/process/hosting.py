@@ -1,7 +1,8 @@
 """From the object an operator named to something that answers requests."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prefork.gateway.detect import InterfaceError, detect
 from prefork.process.loading import AppLoadError
@@ -23,6 +24,13 @@ class Hostable(Protocol):
     async def startup(self) -> None: ...
     async def shutdown(self) -> None: ...
     def callback(self, *, executor: "Executor", error_log: "ErrorLog") -> "Handler": ...
+
+
+@runtime_checkable
+class AsksToBeReplaced(Protocol):
+    """An application that may find that its worker should not live on: it calls `on_exit(why)`."""
+
+    on_exit: Callable[[str], None]
 
 
 @dataclass(frozen=True)

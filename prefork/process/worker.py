@@ -27,7 +27,7 @@ from prefork.process import parent
 from prefork.process.awake import Awake
 from prefork.process.cycle import Cycle
 from prefork.process.drain import Drain
-from prefork.process.hosting import Hostable
+from prefork.process.hosting import AsksToBeReplaced, Hostable
 from prefork.process.loading import AppLoadError, user_traceback
 from prefork.process.preload import Preloaded, preload
 from prefork.process.recycle import Recycler
@@ -344,6 +344,8 @@ class Worker:
             channel.send(Message(Command.RECYCLE, index, os.getpid(), reason.encode()))
 
         Recycler(self.cycle.conf.recycle, self.serving.server, self.awake, ask)
+        if isinstance(self._application, AsksToBeReplaced):
+            self._application.on_exit = ask
 
     def offer_after(self, requests: int, channel: Channel, index: int) -> None:
         """Tell the master, once, that we are warm enough to be the next mold (`refork_after`)."""
