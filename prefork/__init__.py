@@ -19,6 +19,11 @@ __all__ = [
     "quick",
     "wsgi",
 ]
+
+if TYPE_CHECKING:
+    from prefork.errors import HttpError
+    from prefork.gateway.asgi_layer import asgi
+    from prefork.gateway.layer import wsgi
     from prefork.onion.application import Application
     from prefork.onion.compose import Next, compose, quick
     from prefork.onion.context import Context
