@@ -6,7 +6,7 @@ the context itself, the rest is delegated by name. No member is found by magic, 
 checkers know them all.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
 
@@ -14,6 +14,7 @@ from prefork.errors import HttpError
 from prefork.http.status import REASONS, reason
 from prefork.onion.bodies import UNSET
 from prefork.onion.cookies import Cookies
+from prefork.onion.events import event_stream
 from prefork.onion.fields import Fields, field_line, type_line
 from prefork.onion.request import Query, Request
 from prefork.onion.response import Response, set_body
@@ -139,6 +140,18 @@ class Context:
         except AttributeError:
             self._websocket = offered_websocket(self)
             return self._websocket
+
+    def sse(self, source: AsyncIterable[Any], *, keep_alive: float = 15.0) -> None:
+        """Answer with server-sent events, one for each value of `source`.
+
+        A value is the data (a str as it is, anything else as JSON), or a mapping of `data`,
+        `event`, `id` and `retry`. A comment is sent every `keep_alive` seconds without an event.
+        The stream ends when `source` does, when the client leaves, or the worker.
+        """
+        self.type = "events"
+        self.set("Cache-Control", "no-cache")
+        self.set("X-Accel-Buffering", "no")  # nginx in front would collect them
+        self.body = event_stream(self, source, keep_alive)
 
     def throw(
         self,

@@ -553,3 +553,20 @@ def test_asyncio_libraries_in_handlers(daemon: Daemon) -> None:
     assert server.get("/groups").text == "[0, 1, 2, 3, 4] True"
     assert server.get("/thread").text == "True"
     assert server.get("/server").text == "SERVED"
+
+
+def test_a_reload_closes_websockets_with_1012_and_the_new_worker_takes_them(daemon: Daemon) -> None:
+    server = daemon(app=FASTAPI)
+    url = f"ws://127.0.0.1:{server.port}/ws"
+    with connect(url) as client:
+        client.send("before")
+        assert json.loads(client.recv(SLOW))["got"] == "before"
+        server.send(signal.SIGHUP)
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(SLOW)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        with connect(url) as again:
+            again.send("after")
+            assert json.loads(again.recv(SLOW))["got"] == "after"
+    server.wait_for("reconfigured")

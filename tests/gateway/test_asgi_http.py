@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,19 @@ def test_the_scope(asgi: Make) -> None:
         "http.response.trailers",
         "http.response.zerocopysend",
     }
+
+
+def test_the_scope_of_a_unix_socket(asgi: Make) -> None:
+    app = Keeping()
+    w = asgi(app)
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.setblocking(False)
+        w.server.accept(theirs, "", None)
+        ours.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        w.wait_for(lambda: not w.server.connections)
+    assert app.scopes[0]["client"] is None
+    assert app.scopes[0]["server"] == ("", None)
 
 
 def test_scopes_share_nothing_that_can_be_changed(asgi: Make) -> None:
