@@ -430,3 +430,49 @@ def test_a_daemon_with_preload_lets_its_terminal_go(daemon: "Daemons") -> None:
     server.pid = server.written_pid
     for pid in server.pids():
         assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
+
+
+def test_where_workers_cannot_be_adopted_each_imports_for_itself(daemon: "Daemons") -> None:
+    server = daemon(app=APPLICATION, workers=2, preload=True, start=False)
+    # What a system without PR_SET_CHILD_SUBREAPER answers.
+    (server.directory / "sitecustomize.py").write_text(
+        "from prefork.unix import subreaper\nsubreaper.become = lambda: False\n"
+    )
+    server.start(environ={"PYTHONPATH": str(server.directory)})
+    pid, parent, made_by, _ = who(server)
+    assert parent == server.pid
+    assert made_by == pid
+    assert "each worker imports the application for itself" in server.log
+
+
+ASGI = """
+import os
+
+MADE_BY = os.getpid()
+EVENTS = []
+
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            EVENTS.append(message["type"].split(".")[1])
+            await send({"type": message["type"] + ".complete"})
+            if EVENTS[-1] == "shutdown":
+                return
+    text = f"{os.getpid()} {os.getppid()} {MADE_BY} {' '.join(EVENTS)}"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": text.encode()})
+"""
+
+
+def test_an_asgi_application_is_preloaded_and_forked_again(
+    daemon: "Daemons", load: "type[Load]"
+) -> None:
+    server = daemon(app=ASGI, workers=2, preload=True, refork_after=[50, 100000])
+    assert server.get("/").text.split()[2:] == [str(mold(server)), "startup"]
+    with load(server) as client:
+        server.wait_for("all workers come from mold")
+        client.wait_more(20)
+    assert not client.failures
+    assert server.get("/").text.split()[3:] == ["startup", "shutdown", "startup"]

@@ -196,3 +196,48 @@ def test_a_message_interrupts_the_masters_sleep(run_python: Any) -> None:
             del channels[pid]
         """
     )
+
+
+def test_an_end_is_passed_on_with_its_message(pair: tuple[Channel, Channel]) -> None:
+    master, child = pair
+    child.take_channels()
+    ours = []
+    for slot in (1, 2):
+        mine, passed = channel_pair()
+        assert master.pass_on(Message(Command.SPAWN, slot, 0, b"x" * slot), passed)
+        passed.close()
+        ours.append(mine)
+    assert [message.slot for message in child.receive()] == [1, 2]
+    for mine in ours:
+        theirs = child.taken()
+        assert theirs is not None
+        assert not os.get_inheritable(theirs.fileno())
+        theirs.send(Message(Command.HELLO, 7, 8))
+        assert mine.receive() == [Message(Command.HELLO, 7, 8)]
+        theirs.close()
+        assert mine.receive() == []
+        assert mine.eof  # nobody else has that end
+        mine.close()
+    assert child.taken() is None
+
+
+def test_an_end_that_nobody_takes_is_closed(pair: tuple[Channel, Channel]) -> None:
+    master, child = pair
+    child.take_channels()
+    mine, passed = channel_pair()
+    assert master.pass_on(Message(Command.SPAWN), passed)
+    passed.close()
+    child.receive()
+    child.close()
+    mine.receive()
+    assert mine.eof
+    mine.close()
+
+
+def test_nothing_is_passed_on_to_the_dead(pair: tuple[Channel, Channel]) -> None:
+    master, child = pair
+    child.close()
+    mine, passed = channel_pair()
+    assert not master.pass_on(Message(Command.SPAWN), passed)
+    mine.close()
+    passed.close()
