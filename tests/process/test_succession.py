@@ -7,7 +7,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from prefork.errors import OperatorError
 from prefork.scoreboard import Scoreboard, Totals
@@ -94,6 +96,27 @@ def test_exact_over_reloads_and_scaling(daemon: "Daemons", load: "type[Load]") -
     assert now.responses == (0, len(client.answers), 0, 0, 0)
     assert sum(now.latencies) == len(client.answers)
     assert now.bytes_sent > 100 * len(client.answers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "until"),
+    [
+        ({"recycle": {"max_requests": 50, "min_lifetime": 0}}, r"is replaced: \d+ requests"),
+        ({"preload": True, "refork_after": [60]}, "all workers come from mold"),
+    ],
+    ids=["recycled", "reforked"],
+)
+def test_exact_over_replacements(
+    daemon: "Daemons", load: "type[Load]", settings: dict[str, Any], until: str
+) -> None:
+    """A worker that becomes a mold leaves its counters behind, and writes no more of them."""
+    server = daemon(workers=2, **settings)
+    with sampled(server), load(server, threads=THREADS) as client:
+        server.wait_for(until)
+        client.wait_more(100)
+    assert not client.failures
+    settled(server, len(client.answers))
+    assert totals(server).responses == (0, len(client.answers), 0, 0, 0)
 
 
 def test_workers_that_are_killed(daemon: "Daemons", load: "type[Load]") -> None:
