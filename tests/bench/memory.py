@@ -22,7 +22,8 @@ from report import Target, table
 from servers import SERVERS, Installed, NotInstalledError, Server, needs, prefork
 
 MIB = 1024 * 1024
-SETTLE = 3.0  # seconds: closing 10,000 connections is work, and not what is measured
+SETTLE = 5.0  # seconds: opening 10,000 connections is work, and not what is measured
+TURN = 2  # seconds
 COUNTS = (1000, 10_000)
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -98,31 +99,32 @@ def processes(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def busy_latency(options: argparse.Namespace) -> dict[str, float]:
-    """p99 in ms of one busy connection: alone, beside 10,000 idle ones, alone again."""
+def busy_latency(options: argparse.Namespace, name: str) -> dict[str, float]:
+    """p99 in ms of one busy connection: of `name` alone, and of one that holds 10,000 idle ones.
+
+    Two servers on one core, asked in turn, so that what the machine does meanwhile befalls both;
+    the medians of the turns. Not at once: for seconds after 10,000 connections were opened the
+    kernel is busy with them, whoever the server is.
+    """
     program = needs("wrk", "wrk")
     server_core, client_core = options.cores
     scenario = SCENARIOS["bare-64"]
 
     def p99(running: Running) -> float:
-        """The median of three, after one that is not counted.
+        return wrk(program, running.port, scenario, TURN, client_core, connections=1).p99 * 1e3
 
-        In the seconds after 10,000 connections were opened the kernel is busy with them: nginx's
-        p99 is tenfold then, too.
-        """
-        found = [
-            wrk(program, running.port, scenario, options.duration, client_core, connections=1).p99
-            for _ in range(4)
-        ]
-        return statistics.median(found[1:]) * 1e3
-
-    with SERVERS["prefork"].start(options.cache, server_core) as running:
-        before = p99(running)
-        with idle_connections(running.port, COUNTS[-1]) as sockets:
-            beside = p99(running)
-            lost = sum(1 for sock in sockets if not alive(sock))
+    found: dict[str, list[float]] = {"alone": [], "beside": []}
+    with (
+        SERVERS[name].start(options.cache, server_core) as alone,
+        SERVERS[name].start(options.cache, server_core) as beside,
+        idle_connections(beside.port, COUNTS[-1]) as sockets,
+    ):
         time.sleep(SETTLE)
-        return {"before": before, "beside": beside, "after": p99(running), "lost": lost}
+        for _ in range(2 * options.rounds + 1):
+            found["alone"].append(p99(alone))
+            found["beside"].append(p99(beside))
+        lost = sum(1 for sock in sockets if not alive(sock))
+    return {**{key: statistics.median(times) for key, times in found.items()}, "lost": lost}
 
 
 def alive(sock: socket.socket) -> bool:
@@ -156,17 +158,18 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Target]]:
         for count in COUNTS
     ]
     print("\n" + table(("bytes for each", "Python", "RSS", "PSS"), rows))
-    latency: dict[str, float] | None
-    try:
-        latency = busy_latency(options)
-        print(
-            f"\np99 of a busy connection: {latency['before']:.3f} ms alone,"
-            f" {latency['beside']:.3f} ms beside {COUNTS[-1]:,} idle ones (of which"
-            f" {latency['lost']:.0f} were lost), {latency['after']:.3f} ms alone again"
-        )
-    except NotInstalledError as problem:
-        latency = None
-        print(f"\np99 of a busy connection: not measured: {problem}")
+    latency: dict[str, dict[str, float]] = {}
+    for name in ("prefork", "nginx"):
+        try:
+            one = latency[name] = busy_latency(options, name)
+            print(
+                f"\np99 of a busy connection, {name}: {one['alone']:.3f} ms alone,"
+                f" {one['beside']:.3f} ms beside {COUNTS[-1]:,} idle ones (of which"
+                f" {one['lost']:.0f} were lost)"
+            )
+        except NotInstalledError as problem:
+            print(f"\np99 of a busy connection, {name}: not measured: {problem}")
+    ours = latency.get("prefork")
     private = max(one["private"] for one in weights["workers"])
     targets = [
         Target("master RSS", weights["master"]["rss"] / MIB, 30, " MiB", at_least=False),
@@ -184,13 +187,13 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Target]]:
         # "Keeps": the noise of two runs alone is of this order.
         Target(
             f"p99 beside {COUNTS[-1]:,} idle / p99 alone",
-            latency["beside"] / max(latency["before"], latency["after"]) if latency else None,
+            ours["beside"] / ours["alone"] if ours else None,
             1.25,
             at_least=False,
         ),
         Target(
             "idle connections lost meanwhile",
-            latency["lost"] if latency else None,
+            ours["lost"] if ours else None,
             0,
             at_least=False,
         ),
