@@ -72,7 +72,7 @@ class Config(Struct, frozen=True, kw_only=True):
             "How many requests of a WSGI application a worker runs at once, each in a thread. 0 "
             "runs one at a time in the worker itself, when its body has come and without waiting "
             "for the client to read the answer: fastest, for applications that seldom wait. With "
-            "threads, four times as many requests wait for one; beyond, the answer is 503.",
+            "threads, 256 requests wait for each of them; beyond, the answer is 503.",
             example="4",
             known_as=("worker_threads", "blocking_threads", "gthread"),
         ),
