@@ -51,9 +51,14 @@ class Deadlines(Generic[T]):
         """`item` has no deadline of this kind any more."""
         self.since.pop(item, None)
 
-    def clear(self) -> None:
-        """Nothing has a deadline of this kind any more."""
-        self.since.clear()
+    def discard_due(self) -> None:
+        """Forget the items whose time is over by now, and tell nobody."""
+        since = self.since
+        while since:
+            item, started = next(iter(since.items()))
+            if started + self.timeout > self._reactor.now:
+                break
+            del since[item]
 
     def shorten(self, timeout: float) -> None:
         """From now on the time is `timeout`, also for those whose time runs already."""

@@ -61,9 +61,9 @@ class Patience:
             self._limit.discard(exchange)
 
     def told(self) -> None:
-        """The master has told of what runs now: once is enough."""
+        """The master has told of what was slow while the loop stood: once is enough."""
         if self._slow is not None:
-            self._slow.clear()
+            self._slow.discard_due()
 
     def _is_slow(self, exchange: H1Exchange) -> None:
         assert self._slow is not None

@@ -460,6 +460,7 @@ class Worker:
         end = now + FAST_HOOKS if self._fast else max(deadline, now + LAST_HOOKS)
         self._shut_down(end - now)
         left = 0.0 if self._fast else max(0.0, end - time.monotonic())
+        self.slot.busy_since_ns = 0  # a wait for threads, with an end of its own, is no hang
         if not self.executor.shutdown(left):
             self.log.warn("a thread of ctx.run is still busy and is cut")
             self.promoted = False

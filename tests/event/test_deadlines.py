@@ -60,6 +60,22 @@ def test_a_discarded_one_does_not_expire(reactor):
     assert expired == ["b"]
 
 
+def test_those_that_are_due_can_be_forgotten(reactor):
+    """Somebody else has seen to them, before the sweep of the same turn."""
+    expired = []
+    deadlines = Deadlines(reactor, 10.0, expired.append)
+    deadlines.touch("due")
+    advance(reactor, 6)
+    deadlines.touch("not yet")
+    reactor.clock.now += 5
+    reactor.now = reactor.clock.now
+    deadlines.discard_due()
+    advance(reactor, 0)
+    assert expired == []
+    advance(reactor, 6)
+    assert expired == ["not yet"]
+
+
 def test_nothing_is_armed_for_nobody(reactor):
     """An idle process must not be woken."""
     deadlines = Deadlines(reactor, 10.0, lambda _item: None)
