@@ -140,7 +140,7 @@ _COUNTED: Final = (
 _BANKS: Final = (128, 192)  # header cells for the dead ones' sums, twice: see `Scoreboard.fold`
 _PREDECESSOR: Final = 0xFFFF  # stands for the predecessor where otherwise a slot's index + 1 does
 
-_READ_ATTEMPTS: Final = 400  # some 40 ms; then the writer is taken for dead or stopped in its write
+_READ_ATTEMPTS: Final = 2000  # then the writer is taken for dead in the middle of its write
 _U64: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
