@@ -177,6 +177,9 @@ def master_process_cycle(master: "Master") -> int:
             flags.fewer = False
             scaling.fewer(master)
 
+        if master.reload is not None:
+            master.reload.tell_waiting()
+
         master.refork.step()
         master.replacements.step()
 

@@ -17,7 +17,7 @@ reload; what ends them (QUIT, TERM, WINCH) ends the reload first.
 import signal
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from prefork.config.diff import changes
 from prefork.errors import OperatorError
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from prefork.process.master import Master
 
 
+# What is obeyed when the reload is over, by the flag it has set.
+_WAITING: Final = {
+    "reconfigure": signal.SIGHUP,
+    "change_binary": signal.SIGUSR2,
+    "more": signal.SIGTTIN,
+    "fewer": signal.SIGTTOU,
+}
+
+
 class Reload:
     """One transaction, from HUP to the commit or the roll-back."""
 
@@ -45,6 +54,7 @@ class Reload:
         self._room: Room | None = None
         self._boot: Boot | None = None
         self._started = 0
+        self._told: set[str] = set()  # flags of _WAITING
 
     @classmethod
     def begin(cls, master: "Master") -> None:
@@ -142,6 +152,13 @@ class Reload:
         """Say what is waited for from now on, for `seconds` at most."""
         self._master.account.step(text, seconds)
         self._master.service.progress(f"reloading: {text}", seconds)
+
+    def tell_waiting(self) -> None:
+        """Log, once each, what has come meanwhile and has to wait."""
+        for name, number in _WAITING.items():
+            if getattr(self._master.flags, name) and name not in self._told:
+                self._told.add(name)
+                self._old.error_log.notice(f"{number.name} waits for the end of the reload")
 
     # The ends
 

@@ -417,7 +417,7 @@ def test_a_change_of_scale_waits_for_the_end(daemon: "Daemons", number: int, wor
     server.send(signal.SIGHUP)
     server.wait_for(lambda: progress(server).startswith("canary"))
     server.send(number)
-    time.sleep(0.3)
+    server.wait_for(rf"{signal.Signals(number).name} waits for the end of the reload")
     assert "workers: 2 -> " not in server.log
     let_go(server)
     server.wait_for(f"workers: 2 -> {workers}")
@@ -431,7 +431,7 @@ def test_an_upgrade_waits_for_the_end(daemon: "Daemons") -> None:
     server.send(signal.SIGHUP)
     server.wait_for(lambda: progress(server).startswith("canary"))
     server.send(signal.SIGUSR2)
-    time.sleep(0.3)
+    server.wait_for("SIGUSR2 waits for the end of the reload")
     assert "changing binary" not in server.log
     let_go(server)
     server.wait_for(r"the new master \d+ is ready")
