@@ -90,6 +90,7 @@ def test_the_mold_is_killed(faulty: "Faulty", open_loop: "type[OpenLoop]", numbe
     server.expect("mold|exited on signal 9")
     with open_loop(server) as client:
         for _ in range(number):
+            server.wait_for(lambda: len(server.pids()) == 3, timeout=60)  # with the mold
             before = titled(server, "worker")
             os.kill(mold(server), signal.SIGKILL)
             client.wait_more(30)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 LONG = pytest.param(6000, marks=[pytest.mark.stress, pytest.mark.timeout(900)])
 
 
-@pytest.mark.parametrize("number", [900, LONG])
+@pytest.mark.parametrize("number", [600, LONG])
 def test_every_hundred_requests(faulty: "Faulty", open_loop: "type[OpenLoop]", number: int) -> None:
     server = faulty(workers=2, recycle={"max_requests": 100, "jitter": "10%", "min_lifetime": "0s"})
     fewest = 2
