@@ -33,6 +33,8 @@ class AsgiHost:
         self.app = app
         self.root_path = root_path
         self.lifespan = Lifespan(app, lifespan)
+        self.on_exit: Callable[[str], None] = _nothing
+        self._asked = False
 
     async def startup(self) -> None:
         """Raises LifespanError."""
@@ -62,11 +64,23 @@ class AsgiHost:
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 # asyncio would end its loop for the last two, and every other request with it.
                 failed(talk, error, error_log)
+                if isinstance(error, SystemExit):
+                    self._exit()
                 return
             if not exchange.finished:
                 unfinished(talk, error_log)
 
         return handle
+
+    def _exit(self) -> None:
+        """The application called exit(): what it has left behind is not to be trusted for long."""
+        if not self._asked:
+            self._asked = True
+            self.on_exit("the application called exit()")
+
+
+def _nothing(_reason: str) -> None:
+    pass
 
 
 def failed(talk: HttpTalk, error: BaseException, log: "ErrorLog") -> None:

@@ -39,8 +39,8 @@ class _KnownLines(dict[tuple[bytes, bytes], bytes | int]):
         if key == b"content-length":
             if not value.isdigit() or len(value) > 18:
                 raise ValueError(f"content-length must be a number of bytes, not {value!r}")
-            return int(value)  # there are as many as there are bodies
-        if key == b"connection":
+            line = int(value)
+        elif key == b"connection":
             # RFC 9112 section 9.6. Its other options have nothing to say here.
             tokens = [token.strip().lower() for token in value.split(b",")]
             line = CLOSE if b"close" in tokens else b""

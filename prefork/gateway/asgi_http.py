@@ -204,13 +204,16 @@ class HttpTalk:
         elif kind == "http.response.start":
             if self._status or exchange.head_sent:
                 raise self._out_of_order(kind)
-            if exchange.client_gone:
+            if exchange.connection.client_gone:
                 raise self._nobody()
             self._fields, self._length, close = lines_of(message.get("headers", ()))
             if close:
                 exchange.close_after()
             self._trailers = b"" if message.get("trailers") else None
-            self._status = _status_of(message)
+            status = message.get("status")
+            if status.__class__ is not int or not 200 <= status <= 999:
+                status = _status_of(status)
+            self._status = status
         else:
             await self._send_other(kind, message)
 
@@ -406,8 +409,8 @@ class HttpTalk:
         return bool(self._status)
 
 
-def _status_of(message: Message) -> int:
-    status = message.get("status")
+def _status_of(status: object) -> int:
+    """An int, but of a class of its own (`http.HTTPStatus`). Raises ValueError for all else."""
     if not isinstance(status, int) or not 200 <= status <= 999:
         raise ValueError(f"http.response.start: status is an int from 200 to 999, not {status!r}")
     return int(status)

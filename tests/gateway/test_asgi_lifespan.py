@@ -202,3 +202,25 @@ def test_a_shutdown_that_goes_wrong_is_told_and_the_worker_leaves(
     assert server.get("/").text == "served"
     assert server.stop() == 0
     assert said in server.log
+
+
+CALLS_EXIT = (
+    HEAD
+    + """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    if scope["path"] == "/exit":
+        sys.exit(3)
+    await answer(send, str(os.getpid()))
+"""
+)
+
+
+def test_exit_in_a_request_is_answered_and_its_worker_replaced(daemon: Daemon) -> None:
+    server = daemon(app=CALLS_EXIT)
+    server.expect("an application cannot end its worker: SystemExit|Traceback")
+    before = server.get("/").text
+    assert server.get("/exit").status == 500
+    server.wait_for(lambda: server.get("/").text != before)
+    assert "the application called exit()" in server.log
+    assert 'request: "GET /exit HTTP/1.1"' in server.log
