@@ -25,7 +25,8 @@ class Refork:
 
     def __init__(self, master: "Master") -> None:
         self._master = master
-        self._candidate: tuple[ProcessSlot, int] | None = None  # a worker's row, and its pid
+        # A worker's row, its pid, and its cycle.
+        self._candidate: tuple[ProcessSlot, int, Cycle] | None = None
         self._mold: ProcessSlot | None = None  # the new one, until all come from it
         self._left: list[tuple[ProcessSlot, int]] = []  # who does not yet
         self._given_up: Cycle | None = None
@@ -38,7 +39,7 @@ class Refork:
             return
         if row.exiting or row.mold is None or row.mold is not master.workers.molds.ready(cycle):
             return
-        self._candidate = (row, row.pid)
+        self._candidate = (row, row.pid, cycle)
         row.promoted = True
         master.replacements.ask(row, "it becomes the next mold (refork_after)")
 
@@ -46,8 +47,9 @@ class Refork:
         """It has left all that a worker is."""
         master, cycle = self._master, row.cycle
         molds = master.workers.molds
-        wanted = self._candidate == (row, row.pid) and cycle is master.cycle and not master.ending
         assert cycle is not None
+        asked = self._candidate is not None and self._candidate[:2] == (row, row.pid)
+        wanted = asked and cycle is master.cycle and not master.ending
         before = molds.ready(cycle)
         mold = ProcessSlot(
             NO_SLOT,
@@ -87,11 +89,11 @@ class Refork:
         if self._mold is not None:
             self._go_on(self._mold)
 
-    def _look_after(self, row: ProcessSlot, pid: int) -> None:
-        if row.pid == pid and row.cycle is self._master.cycle:
-            return
-        self._candidate = None
-        if row.cycle is None or row.cycle is self._master.cycle:
+    def _look_after(self, row: ProcessSlot, pid: int, cycle: Cycle) -> None:
+        if cycle is not self._master.cycle:
+            self._candidate = None  # a reload has come, and its own mold
+        elif row.pid != pid:
+            self._candidate = None
             self._give_up(f"worker {row.index + 1} {pid} has not become a mold")
 
     def _go_on(self, mold: ProcessSlot) -> None:

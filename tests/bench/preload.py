@@ -167,18 +167,25 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     found: dict[str, float] = {}
+
+    def note(key: str, value: float) -> None:
+        found[key] = value
+        if not options.json:
+            print(f"  {key:24} {value:8.0f}", flush=True)
+
+    if not options.json:
+        print(f"{options.workers} workers, {options.heap} MiB preloaded; PSS in MiB", flush=True)
     for name, without in (("no preload", True), ("preload", False)):
         options.without = without
-        found[f"{name}, boot"], found[f"{name}, collected"] = boot_and_collect(options)
+        boot, collected = boot_and_collect(options)
+        note(f"{name}, boot", boot)
+        note(f"{name}, collected", collected)
     for hot in options.hot:
         for name, refork in (("preload", False), ("refork", True)):
-            found[f"{name}, {hot}"] = lazy_cache(options, hot, refork=refork)
+            note(f"{name}, {hot}", lazy_cache(options, hot, refork=refork))
     if options.json:
         print(json.dumps(found))
         return
-    print(f"{options.workers} workers, {options.heap} MiB preloaded; PSS in MiB")
-    for key, value in found.items():
-        print(f"  {key:24} {value:8.0f}")
     print(f"  collected / boot         {found['preload, collected'] / found['preload, boot']:8.2f}")
     for hot in options.hot:
         ratio = found[f"refork, {hot}"] / found[f"preload, {hot}"]

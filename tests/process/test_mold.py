@@ -120,6 +120,29 @@ def test_each_worker_has_random_numbers_of_its_own(daemon: "Daemons") -> None:
     assert len(drawn) == 3
 
 
+SEEDED = """
+import sys
+import types
+
+SEEDS = []
+generators = types.ModuleType("numpy.random")  # its global generator, as far as we know of it
+generators.seed = lambda: SEEDS.append(os.getpid())
+sys.modules["numpy.random"] = generators
+app.layers.clear()
+
+
+@app.use
+async def seeds(ctx, next):
+    ctx.body = f"{os.getpid()} {SEEDS}"
+"""
+
+
+def test_the_global_generator_of_numpy_is_seeded_in_each_worker(daemon: "Daemons") -> None:
+    server = daemon(app=APPLICATION + SEEDED, preload=True)
+    pid, seeds = server.get("/").text.split(maxsplit=1)
+    assert seeds == f"[{pid}]"
+
+
 # Dying and coming back
 
 
