@@ -50,7 +50,7 @@ def load_application(spec: str, working_directory: str) -> object:
     args, kwargs = call
     try:
         return value(*args, **kwargs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AppLoadError(f'app "{spec}": the factory failed\n{user_traceback(error)}') from None
 
 

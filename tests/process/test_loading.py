@@ -109,6 +109,8 @@ def test_a_mistyped_attribute(project: Path) -> None:
 def test_factories_that_fail(project: Path) -> None:
     (project / "shop.py").write_text("app = 1\ndef create():\n    raise ValueError('no')\n")
     assert "the factory failed\nTraceback" in report("shop:create()", project)
+    (project / "shop2.py").write_text("import sys\ndef create():\n    sys.exit(3)\n")
+    assert "SystemExit: 3" in report("shop2:create()", project)
     assert "is a int and cannot be called" in report("shop:app()", project).replace(
         "an int", "a int"
     )
