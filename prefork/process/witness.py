@@ -61,15 +61,19 @@ class Witness:
             self._region = -1
 
     def _asked(self, _number: int, _frame: FrameType | None) -> None:
-        # Between any two bytecodes of whatever hangs: no lock may be taken here, no log be used.
+        # Between any two bytecodes of whatever hangs: no lock may be taken here, no log be used,
+        # and an exception would come out of whatever the worker is at.
         try:
-            lines = self._account()
-        except Exception as error:
-            lines = [f"the rest cannot be told: {type(error).__name__}: {error}"]
-        text = "".join(f"{line}\n" for line in lines)
-        os.write(self._fd, text.encode("utf-8", "backslashreplace") + end_mark(os.getpid()))
-        if self._region >= 0:
-            self._make_room()
+            try:
+                lines = self._account()
+            except Exception as error:
+                lines = [f"the rest cannot be told: {type(error).__name__}: {error}"]
+            text = "".join(f"{line}\n" for line in lines)
+            os.write(self._fd, text.encode("utf-8", "backslashreplace") + end_mark(os.getpid()))
+            if self._region >= 0:
+                self._make_room()
+        except Exception:
+            pass  # what C has written stands
 
     def _account(self) -> list[str]:
         threads = None if self.executor is None else self.executor.thread_lines
