@@ -8,7 +8,6 @@ master is stopped, while a reload hangs, and on workers that are stuck in C.
 import fcntl
 import json
 import os
-import signal
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -28,10 +27,11 @@ from prefork.cli.running import (
 from prefork.errors import EXIT_FAILED, OperatorError
 from prefork.log import errno_text
 from prefork.process import dump
-from prefork.process.stacks import FULL, Stacks
+from prefork.process.stacks import ASK, ASK_C, FULL, Stacks
 from prefork.unix.proc import process_facts
 
-PATIENCE: Final = 2.0  # seconds that Python has in a worker; C answers at once
+PATIENCE: Final = 3.0  # seconds
+FOR_PYTHON: Final = 2 / 3  # of them, before C is asked
 
 
 class Asked(Struct):
@@ -56,7 +56,7 @@ class Asked(Struct):
 @click.argument("worker", type=click.IntRange(1), required=False)
 @naming
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@time_limit("Wait this long for answers, 2 s by default.")
+@time_limit("Wait this long for answers, 3 s by default.")
 def stacks(
     worker: int | None,
     config_path: str | None,
@@ -138,15 +138,15 @@ def ask(master: RunningMaster, memory: Stacks, worker: Asked) -> None:
         worker.problem = f"process {worker.pid} is not of this server any more"
     else:
         try:
-            os.kill(worker.pid, signal.SIGUSR2)
+            os.kill(worker.pid, ASK)
         except OSError as error:
-            worker.problem = f"SIGUSR2 failed {errno_text(error)}"
+            worker.problem = f"kill({worker.pid}, {int(ASK)}) failed {errno_text(error)}"
 
 
 def wait(memory: Stacks, workers: list[Asked], timeout: float) -> None:
     """Read what they say, until each has said all or the time is over."""
     began = time.monotonic()
-    told = False
+    told = asked_c = False
     while True:
         open_ = [one for one in workers if not one.problem and not one.said.whole]
         for one in open_:
@@ -160,6 +160,11 @@ def wait(memory: Stacks, workers: list[Asked], timeout: float) -> None:
         if waited > 0.5 and not told:
             told = True
             say(f"waiting for Python in worker {', '.join(left)}")
+        if waited > timeout * FOR_PYTHON and not asked_c:
+            asked_c = True
+            for one in open_:
+                if not one.said.whole:
+                    dump.send(one.pid, ASK_C)
         time.sleep(LOOK_EVERY)
 
 

@@ -1,7 +1,7 @@
 """Asking a worker for its stacks, from the master: without waiting for the answer.
 
-The worker's half is `prefork.process.witness`. The answer comes in two parts, C's at once and
-Python's when it can; a worker that hangs in C gives the first only.
+The worker's half is `prefork.process.witness`, which says why there are two questions: Python is
+asked first, and C only when Python does not answer.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from prefork.process.stacks import FULL, Stacks, end_mark
+from prefork.process.stacks import ASK, ASK_C, FULL, Stacks, begin_mark, end_mark
 from prefork.process.table import ProcessSlot
 from prefork.process.timers import Timers
 from prefork.scoreboard import Slot
@@ -21,11 +21,14 @@ from prefork.unix.proc import process_facts
 # Below this frame a worker's stack is its master's, from before the fork.
 _WORKER: Final = ("in worker_process_cycle", "in mold_process_cycle")
 
+_WITNESS: Final = "in _asked"
+
 STOPPED: Final = ("T", "t")  # states of a process, by SIGSTOP and by a debugger
 
 _LOOK_EVERY: Final = 0.02  # seconds, while an answer is waited for
-_FOR_PYTHON: Final = 1.0  # seconds that Python has after C has answered
-_FOR_C: Final = 3.0  # on a machine with much to do
+FOR_PYTHON: Final = 2.0  # seconds that Python has before C is asked
+_FOR_C: Final = 3.0  # seconds that C has then, on a machine with much to do
+_SETTLED: Final = 0.1  # seconds that C writes on at most, once it has begun
 
 
 class Answer(Struct, frozen=True):
@@ -38,6 +41,8 @@ class Answer(Struct, frozen=True):
 def answer(data: bytes, pid: int) -> Answer:
     """What stands in a region since the question."""
     text, mark, _ = data.partition(end_mark(pid))
+    # What C has said before is in there once more.
+    text = text.rpartition(begin_mark(pid))[2] if mark else text.replace(begin_mark(pid), b"")
     return Answer(text.decode("utf-8", "replace").rstrip("\n"), bool(mark))
 
 
@@ -45,9 +50,12 @@ def lines(said: Answer) -> list[str]:
     """For the log and for people."""
     out = without_ancestors(said.text)
     if not out:
-        out.append("it gives no stacks: it is stopped, or its application has taken SIGUSR2")
+        out.append("it gives no stacks: it is stopped, or its application has taken SIGURG")
     elif not said.whole:
-        out.append("Python does not run in it: its requests and tasks cannot be told from inside")
+        out.append(
+            "Python does not answer in it, for what it runs is C, or its application has taken"
+            " SIGUSR2: of its requests and tasks more cannot be told"
+        )
     return out
 
 
@@ -76,10 +84,15 @@ def current(slot: Slot) -> tuple[float, str] | None:
 
 
 def without_ancestors(text: str) -> list[str]:
-    """The lines of faulthandler's `text`, without what a worker's stack has of its master's."""
+    """The lines of faulthandler's `text`, without the frames that tell nothing of the worker.
+
+    Those are what its stack has of its master's, and of the handler that wrote the text.
+    """
     out: list[str] = []
     ancestors = False
     for line in text.splitlines():
+        if line.startswith("  File ") and line.endswith(_WITNESS):
+            continue
         ancestors = ancestors and line.startswith("  File ")
         if not ancestors:
             out.append(line)
@@ -102,30 +115,42 @@ def ask(
     index = region(row)
     begin = stacks.used(index)
     began = timers.clock()
-    first = 0.0  # when C had answered
+    asked_c = 0.0
+    answered_c = 0.0
 
     def look() -> None:
-        nonlocal begin, first
+        nonlocal begin, asked_c, answered_c
         if row.pid != pid:
             return
         if stacks.used(index) < begin:
             begin = 0  # it has made room, and this answer is what it kept
         said = answer(stacks.read(index, begin), pid)
         now = timers.clock()
-        if said.text and not first:
-            first = now
-        if said.whole or (first and now - first > _FOR_PYTHON) or now - began > _FOR_C:
+        if said.text and asked_c and not answered_c:
+            answered_c = now
+        if (
+            said.whole
+            or (answered_c and now - answered_c > _SETTLED)
+            or (asked_c and now - asked_c > _FOR_C)
+        ):
             on_answer(said)
-        else:
-            timers.after(_LOOK_EVERY, look)
+            return
+        if not asked_c and now - began > FOR_PYTHON:
+            asked_c = now
+            if begin < FULL:
+                send(pid, ASK_C)
+        timers.after(_LOOK_EVERY, look)
 
     facts = process_facts(pid)
     if facts is not None and facts.state in STOPPED:
         timers.after(0.0, lambda: on_answer(Answer("", False)))
         return
-    if begin < FULL:
-        try:
-            os.kill(pid, signal.SIGUSR2)
-        except OSError:
-            return  # it has ended, and its SIGCHLD is on the way
+    send(pid, ASK)
     timers.after(_LOOK_EVERY, look)
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass  # it has ended, and its SIGCHLD is on the way

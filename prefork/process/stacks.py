@@ -8,13 +8,14 @@ description of the file, because the writing position belongs to the description
 through /proc/self/fd, which needs no right that a worker could have lost.
 
 What a worker wrote stands from the beginning of its region up to the first NUL byte. Whoever wants
-a dump notes where that is, sends SIGUSR2, and reads what has come behind it. `prefork stacks`
+a dump notes where that is, sends a signal, and reads what has come behind it. `prefork stacks`
 finds the memory as it finds the scoreboard, in the master's /proc entry, and asks the workers
 itself: the master need not be able to help.
 """
 
 import contextlib
 import os
+import signal
 from typing import Final
 
 from prefork.errors import OperatorError
@@ -30,8 +31,18 @@ _MOLD_REGIONS: Final = 16
 _CHUNK: Final = 64 * 1024
 
 
+# The question, and the one for a worker in which Python does not run: see `witness`.
+ASK: Final = signal.SIGUSR2
+ASK_C: Final = signal.SIGURG
+
+
+def begin_mark(pid: int) -> bytes:
+    """The line before what the worker `pid` writes of itself, when Python runs in it."""
+    return b"-- worker %d --\n" % pid
+
+
 def end_mark(pid: int) -> bytes:
-    """The line that closes what the worker `pid` writes of itself, when Python runs in it."""
+    """The line behind it."""
     return b"-- end of %d --\n" % pid
 
 

@@ -15,7 +15,6 @@ Whatever the sentence, the error log first has the requests and the stacks. Then
 a core where that is wanted, then KILL; and the worker comes back at once.
 """
 
-import os
 import signal
 import time
 from collections import deque
@@ -28,6 +27,7 @@ from msgspec import Struct
 from prefork.config.schema import Config
 from prefork.process import dump
 from prefork.process.obituary import Obituaries
+from prefork.process.stacks import ASK, ASK_C
 from prefork.process.table import Death, ProcessSlot
 from prefork.process.timers import Timer
 from prefork.unix.channel import Command, Message
@@ -214,7 +214,7 @@ class Watchdog:
 
         def told(lines: list[str]) -> None:
             self._master.cycle.error_log.warn("\n".join((reason, *lines)))
-            _send(row.pid, signal.SIGKILL)
+            dump.send(row.pid, signal.SIGKILL)
 
         self._dump(row, told)
 
@@ -222,7 +222,8 @@ class Watchdog:
         """The next thing that the workers get is KILL: ask those that are left for their stacks."""
         for row in self._master.table.living():
             self._asked[row.pid] = self._master.stacks.used(row.index)
-            _send(row.pid, signal.SIGUSR2)
+            dump.send(row.pid, ASK)
+            dump.send(row.pid, ASK_C)  # nothing that C could break will be missed any more
 
     def last_words(self) -> None:
         """Log what they have answered, who has not left until now."""
@@ -237,15 +238,15 @@ class Watchdog:
 
     def _kill(self, row: ProcessSlot, *, awake: bool = True) -> None:
         pid = row.pid
-        _send(pid, signal.SIGABRT)
+        dump.send(pid, signal.SIGABRT)
         if not awake:
             # Pending signals come before anything else that it would do: it leaves its stacks.
-            _send(pid, signal.SIGCONT)
+            dump.send(pid, signal.SIGCONT)
 
         def last() -> None:
             if row.pid == pid:
                 self._master.cycle.error_log.warn(f"{row.name} {pid} outlives SIGABRT: SIGKILL")
-                _send(pid, signal.SIGKILL)
+                dump.send(pid, signal.SIGKILL)
 
         core = row.cycle is not None and bool(row.cycle.conf.rlimits.core)
         self._timers.after(CORE_GRACE if core else GRACE, last)
@@ -373,13 +374,6 @@ class Watchdog:
             )
         watch.debugged = debugged
         return debugged
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except OSError:
-        pass  # it has ended, and its SIGCHLD is on the way
 
 
 def _slept() -> float:

@@ -1,13 +1,15 @@
 """What a worker can tell of itself when it is asked, or when it dies: the worker's half.
 
-SIGUSR2 is the question. faulthandler answers first, in C: the stacks of all threads, whatever the
-interpreter is doing, be it holding its lock inside a library. Then it passes the signal on to the
-handler that stood before, which is Python's: it runs as soon as Python can, and adds what only
-Python knows, the running requests and the tree of asyncio's tasks. So what is written shows at once
-how far the worker is gone. SEGV, ABRT and their like leave the stacks too.
+SIGUSR2 is the question. A handler in Python answers it, as soon as Python can: the stacks of all
+threads, the running requests, the tree of asyncio's tasks. When no answer comes, Python does not
+run, be it that a library holds its lock; then SIGURG is sent, which faulthandler answers in C
+whatever the interpreter is doing. In this order, because C reads the frames of a process as they
+happen to be: of one that runs Python they change under its eyes, and some hundred such looks end in
+a crash (3.11 to 3.13; CPython issue 116008). One that hangs in C holds still. SEGV, ABRT and their
+like leave the stacks too.
 
 All this stands before the application is imported, for an import may hang as well. An application
-that installs a handler of its own for SIGUSR2 loses these answers and nothing else.
+that installs a handler of its own for either signal loses these answers and nothing else.
 """
 
 import asyncio
@@ -23,7 +25,7 @@ from prefork.event.bridge import ReactorLoop
 from prefork.event.executor import Executor
 from prefork.http.server import HttpServer
 from prefork.log import ErrorLog
-from prefork.process.stacks import REGION, Stacks, end_mark
+from prefork.process.stacks import ASK, ASK_C, REGION, Stacks, begin_mark, end_mark
 
 # From here on, what was written before the last answer is given up to make room.
 _CROWDED: Final = REGION // 4
@@ -45,16 +47,13 @@ class Witness:
 
     def stand(self) -> None:
         """Answer from now on. In the main thread, with SIGUSR2 still blocked or handled."""
-        # In this order: faulthandler passes on to the handler it finds, and keeps the one it has
-        # found before, in a process we were forked from.
-        faulthandler.unregister(signal.SIGUSR2)
-        signal.signal(signal.SIGUSR2, self._asked)
-        faulthandler.register(signal.SIGUSR2, file=self._fd, all_threads=True, chain=True)
+        signal.signal(ASK, self._asked)
+        faulthandler.register(ASK_C, file=self._fd, all_threads=True, chain=False)
         faulthandler.enable(file=self._fd, all_threads=True)
 
     def close(self) -> None:
         """Answer no more."""
-        faulthandler.unregister(signal.SIGUSR2)
+        faulthandler.unregister(ASK_C)
         faulthandler.disable()
         if self._region >= 0:
             os.close(self._region)
@@ -64,6 +63,8 @@ class Witness:
         # Between any two bytecodes of whatever hangs: no lock may be taken here, no log be used,
         # and an exception would come out of whatever the worker is at.
         try:
+            os.write(self._fd, begin_mark(os.getpid()))
+            faulthandler.dump_traceback(file=self._fd, all_threads=True)
             try:
                 lines = self._account()
             except Exception as error:
@@ -73,7 +74,7 @@ class Witness:
             if self._region >= 0:
                 self._make_room()
         except Exception:
-            pass  # what C has written stands
+            pass  # what has been written stands
 
     def _account(self) -> list[str]:
         threads = None if self.executor is None else self.executor.thread_lines

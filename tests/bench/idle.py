@@ -10,6 +10,8 @@ from report import Target
 from servers import SERVERS
 
 SECONDS = 10.0
+# The start asks for a page. A worker that was awake is looked at once more, 5 s later at most.
+SETTLE = 8.0
 
 
 def wakeups(pid: int) -> int:
@@ -20,7 +22,7 @@ def wakeups(pid: int) -> int:
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Target]]:
     with SERVERS["prefork"].start(options.cache, None, workers=2) as running:
-        time.sleep(2.0)  # the dust of the start
+        time.sleep(SETTLE)
         pids = running.tree()
         before = {pid: wakeups(pid) for pid in pids}
         time.sleep(SECONDS)

@@ -165,7 +165,8 @@ def test_scale(daemon: Daemons) -> None:
 def test_stop_waits_for_what_runs_and_reports(daemon: Daemons) -> None:
     server = daemon()
     answers: list[int] = []
-    client = threading.Thread(target=lambda: answers.append(server.get("/sleep/2").status))
+    # Long enough for a command to start on a busy machine.
+    client = threading.Thread(target=lambda: answers.append(server.get("/sleep/5").status))
     client.start()
     wait_for_connection(server)
     done = server.cli("stop")

@@ -180,7 +180,7 @@ def test_a_hung_worker_is_told_of_and_replaced_and_the_others_serve_on(
     assert f'running: "GET {path} HTTP/1.1"' in said
     assert f'File "{server.directory}/application.py", line {line} in {function}' in said
     if path == "/hold_the_gil":
-        assert "Python does not run in it" in said
+        assert "Python does not answer in it" in said
     else:
         assert re.search(rf"request GET {path}, \d+\.\d s, client: 127.0.0.1\n *runs right", said)
     assert len(set(server.pids()) & set(before)) == 1
@@ -376,7 +376,7 @@ def test_an_idle_server_wakes_nobody_after_the_traffic_has_ended(
         app=APPLICATION,
         workers=2,
         slow_request=2,
-        timeouts={"hang": 1, "request": 2, "head": 1, "keep_alive": 1},
+        timeouts={"hang": 1, "request": 2, "head": 1, "keep_alive": 3},
     )
     with load(server, "/await/0.01") as client:
         client.wait_more(200)
@@ -525,6 +525,7 @@ def test_an_application_may_take_the_signal(daemon: "Daemons") -> None:
         server.wait_for(lambda: server.pids() and worker not in server.pids())
     assert 'running: "GET /lock HTTP/1.1"' in said
     assert "its application has taken SIGUSR2" in said
+    assert "most recent call first" in said
 
 
 def test_a_single_process_tells_and_answers_what_waits(daemon: "Daemons") -> None:
