@@ -10,8 +10,9 @@ from report import Target
 from servers import SERVERS
 
 SECONDS = 10.0
-# The start asks for a page. A worker that was awake is looked at once more, 5 s later at most.
-SETTLE = 8.0
+# The start asks for a page. The deadline of its connection is over when it would have ended
+# (timeouts.head, 10 s), and a worker that was awake is looked at once more, 5 s later at most.
+SETTLE = 20.0
 
 
 def wakeups(pid: int) -> int:
