@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+PROMPT: Final = 0.1  # seconds in which an idle thread has heard that it is to end
+
 _IDLE: Final = ("_worker", "thread.py")  # where a thread of the pool waits for its next call
 
 _numbers = itertools.count(1)  # one process may have several: each knows its threads by name
@@ -84,11 +86,11 @@ class Executor:
     def shutdown(self, timeout: float) -> bool:
         """Refuse new calls, drop the queued ones, wait `timeout` seconds for the running ones.
 
-        False when a thread is still busy then; the worker leaves by `os._exit`, which no thread
-        can hold up.
+        They have PROMPT at least, or idle threads would be taken for busy ones. False when a
+        thread is still busy then; the worker leaves by `os._exit`, which no thread can hold up.
         """
         self._pool.shutdown(wait=False, cancel_futures=True)
-        end = time.monotonic() + timeout
+        end = time.monotonic() + max(timeout, PROMPT)
         for thread in self._threads():
             thread.join(max(0.0, end - time.monotonic()))
             if thread.is_alive():

@@ -1,4 +1,4 @@
-"""`asgi`: an ASGI application behind the `wire` of tests/http (see the head of its conftest).
+"""`asgi`: an ASGI application behind the `wire` of tests/http (see the head of wire.py there).
 
 def test_something(asgi):
     w = asgi(app)
@@ -7,27 +7,17 @@ def test_something(asgi):
 `hosted`: a WSGI application behind the real server, in the worker itself and in threads.
 """
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from prefork.event.executor import Executor
 from prefork.gateway.asgi import AsgiHost
+from tests.http.wire import wire
 
-_spec = importlib.util.spec_from_file_location(
-    "http_wire", Path(__file__).parents[1] / "http" / "conftest.py"
-)
-assert _spec is not None
-assert _spec.loader is not None
-_http = importlib.util.module_from_spec(_spec)
-sys.modules["http_wire"] = _http  # dataclasses look their module up
-_spec.loader.exec_module(_http)
+__all__ = ["wire"]
 
-wire = _http.wire
 Make = Callable[..., Any]
 
 

@@ -11,7 +11,6 @@ error log may hold no [error] that the test did not take with `site.errors()`.
 """
 
 import asyncio
-import contextlib
 import gc
 import re
 import socket
@@ -211,6 +210,6 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Site]]:
         sites.append(Site(app, tmp_path / f"error-{len(sites)}.log", limits or {}, threads))
         return sites[-1]
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(lambda: [one.close() for one in sites])
-        yield make
+    yield make
+    for one in sites:
+        one.close()

@@ -31,6 +31,8 @@ async def down():
 async def serve(ctx, next):
     if ctx.path == "/thread":
         await ctx.run(time.sleep, 60)
+    if ctx.path == "/short":
+        await ctx.run(int)
     ctx.body = "served"
 """
 
@@ -197,6 +199,13 @@ def test_a_busy_thread_does_not_hold_the_stop_up(daemon: "Daemons") -> None:
     assert "cancelled after " in server.log
     assert 'request: "GET /thread HTTP/1.1"' in server.log
     assert "a thread of ctx.run is still busy" in server.log
+
+
+def test_a_thread_that_is_idle_is_not_called_busy(daemon: "Daemons") -> None:
+    server = daemon(app=HOOKS)
+    assert server.get("/short").text == "served"
+    assert server.stop(signal.SIGTERM) == 0
+    assert "a thread" not in server.log
 
 
 def test_an_idle_connection_is_left_its_minimum(daemon: "Daemons") -> None:
