@@ -144,7 +144,7 @@ class HttpServer:
 
     # What the layers below call
 
-    def accept(self, sock: "socket.socket", address: Any, listener: "Listener") -> None:  # noqa: ARG002
+    def accept(self, sock: "socket.socket", address: Any, listener: "Listener") -> Connection:  # noqa: ARG002
         """Take an accepted, non-blocking socket."""
         self.accepted += 1
         if isinstance(address, tuple):
@@ -164,6 +164,7 @@ class HttpServer:
                 "accepting no more until one closes"
             )
             self._on_pause()
+        return connection
 
     def _connection_lost(self) -> None:
         if self._paused and len(self.pool.connections) < self.limits.connections:

@@ -170,6 +170,16 @@ class Connection:
             self.reading = False
             self.pool.reactor.delete_file_event(self.fd, READABLE)
 
+    def has_spoken(self) -> bool:
+        """Whether a read would not have to wait."""
+        try:
+            self._recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            pass  # the read will tell
+        return True
+
     def on_readable(self) -> None:
         try:
             data = self._recv(READ_SIZE)

@@ -7,6 +7,7 @@
     python tests/bench/run.py memory                   master, workers, idle connections
     python tests/bench/run.py startup                  exec to the first answer, --help
     python tests/bench/run.py idle                     how often a sleeping master wakes
+    python tests/bench/run.py burst                    200 connections at once, blocking work
     python tests/bench/run.py all
 
 The server is pinned to the first core and wrk to the second. The servers take turns, every one
@@ -28,6 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import burst
 import idle
 import latency
 import memory
@@ -38,7 +40,7 @@ from processes import ServeError, allow_many_files
 from report import Target, summarise, target_table, throughput_table, throughput_targets
 from servers import OURS, PEERS, SERVERS, NotInstalledError, Server, needs
 
-WHAT = ("throughput", "latency", "memory", "startup", "idle", "all")
+WHAT = ("throughput", "latency", "memory", "startup", "idle", "burst", "all")
 BUSY = 0.9  # a server under closed-loop load uses its core whole, unless somebody is in the way
 WARM_UP = 1  # seconds: wrk takes whole ones
 VARIANTS = tuple(name for name in OURS if name != "prefork")  # measured at 64 connections only
@@ -271,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("memory", memory.measure),
         ("startup", startup.measure),
         ("idle", idle.measure),
+        ("burst", burst.measure),
     ):
         if options.what in (what, "all"):
             report[what], found = measure_it(options)

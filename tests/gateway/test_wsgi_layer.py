@@ -1,5 +1,7 @@
 """A WSGI application inside an onion, and what asks for another worker."""
 
+import socket
+from collections import Counter
 from typing import Any
 
 from tests.gateway.asking import ask
@@ -150,3 +152,29 @@ def test_a_graceful_stop_waits_for_threads_within_its_time(daemon: Any) -> None:
         assert slow.recv(1000).endswith(b"done all the same")
         assert server.stop() == 0
         assert b" 503 " in stuck.recv(1000)
+
+
+BUSY = """
+import os, time
+
+def app(environ, start_response):
+    time.sleep(0.005)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"pid %d" % os.getpid()]
+"""
+
+
+def test_a_burst_is_shared_by_the_workers(daemon: Any) -> None:
+    """All connect, and ask a moment later: the worker that was awake used to take most of them."""
+    server = daemon(app=BUSY, workers=4)
+    clients = [socket.socket() for _ in range(200)]
+    for sock in clients:
+        sock.connect(("127.0.0.1", server.port))
+    shares: Counter[bytes] = Counter()
+    for sock in clients:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    for sock in clients:
+        with sock, sock.makefile("rb") as answer:
+            shares[answer.read().rpartition(b"\r\n")[2]] += 1
+    assert sum(shares.values()) == 200
+    assert max(shares.values()) <= 80, shares

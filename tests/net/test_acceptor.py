@@ -14,7 +14,15 @@ from prefork.config.address import ListenAddress
 from prefork.event.poller import PollPoller, best_poller
 from prefork.event.reactor import Reactor
 from prefork.log import ErrorLog, LogFile
-from prefork.net.acceptor import HANDSHAKE_SECONDS, REORDER_EVERY, REST_SECONDS, Acceptor
+from prefork.net.acceptor import (
+    FIRST_WORD_SECONDS,
+    HANDSHAKE_SECONDS,
+    REORDER_EVERY,
+    REST_SECONDS,
+    SILENT_IN_A_ROW,
+    Acceptor,
+)
+from prefork.net.connection import Connection, Pool
 from prefork.net.listener import Listener
 
 PATIENCE = 20.0
@@ -246,6 +254,134 @@ def test_stopped_at_rest(door):
     door.connect()
     assert door.turns() == 0
     assert "rlimits" not in door.log
+
+
+# Who is accepted is listened to
+
+
+class Ears:
+    """What the clients of a door have said, in the order it was heard."""
+
+    def __init__(self, door):
+        self.heard = []
+        self.pool = Pool(door.reactor, None, send=30.0)
+        self.connections = []
+        door.acceptor._on_connection = self.accept
+        door.acceptor.start()
+
+    def accept(self, sock, _address, _listener):
+        connection = Connection(self.pool, sock, "127.0.0.1", 0)
+        connection.protocol = self
+        connection.resume_reading()
+        self.connections.append(connection)
+        return connection
+
+    def data_received(self, data):
+        self.heard.append(data)
+
+    def eof_received(self):
+        self.heard.append(b"")
+
+    def connection_lost(self, _error):
+        self.heard.append(None)
+
+    def close(self):
+        for connection in self.connections:
+            connection.abort()
+
+
+@pytest.fixture
+def ears(tmp_path):
+    door = Door(tmp_path, best_poller())
+    ears = Ears(door)
+    yield door, ears
+    ears.close()
+    door.close()
+
+
+def test_what_waits_with_its_request_is_served_in_the_turn_it_is_accepted(ears):
+    door, ears = ears
+    for number in range(3):
+        door.connect().send(b"%d" % number)
+    for number in range(1, 4):
+        door.turns(1)
+        assert ears.heard == [b"0", b"1", b"2"][:number]
+        assert len(ears.connections) == number
+
+
+def test_a_silent_client_leaves_the_listener_to_the_others(ears):
+    door, ears = ears
+    first, second = door.connect(), door.connect()
+    second.send(b"two")
+    assert door.turns() == 1
+    assert len(ears.connections) == 1
+    first.send(b"one")
+    door.turns(1)
+    assert ears.heard == [b"one"]
+    door.turns(1)
+    assert ears.heard == [b"one", b"two"]
+    first.send(b"more")
+    door.turns(2)
+    assert ears.heard == [b"one", b"two", b"more"]
+
+
+def test_a_silent_client_is_waited_for_a_moment_only(ears):
+    door, ears = ears
+    first, second = door.connect(), door.connect()
+    door.turns()
+    assert len(ears.connections) == 1
+    door.clock.now += FIRST_WORD_SECONDS
+    door.turns()
+    assert len(ears.connections) == 2
+    first.send(b"late")
+    door.turns()
+    assert ears.heard == [b"late"]
+    second.close()
+    door.turns()
+    assert ears.heard == [b"late", b""]
+
+
+def test_many_silent_clients_are_let_in_without_waiting(ears):
+    door, ears = ears
+    for _ in range(SILENT_IN_A_ROW + 20):
+        door.connect()
+    for _ in range(SILENT_IN_A_ROW):
+        door.turns(2)
+        door.clock.now += FIRST_WORD_SECONDS
+    door.turns(21)
+    assert len(ears.connections) == SILENT_IN_A_ROW + 20
+    door.connect().send(b"a word")
+    door.turns(2)
+    door.connect()
+    door.connect()
+    door.turns()
+    assert len(ears.connections) == SILENT_IN_A_ROW + 22
+
+
+@pytest.mark.parametrize("end", ["stop", "drain", "pause", "lost"])
+def test_a_silent_client_is_read_from_whatever_becomes_of_the_listener(ears, end):
+    door, ears = ears
+    client = door.connect()
+    door.turns()
+    if end == "drain":
+        door.acceptor.drain(lambda: None, sealed=False)
+    elif end == "lost":
+        ears.connections[0].abort()
+    else:
+        getattr(door.acceptor, end)()
+    door.clock.now += FIRST_WORD_SECONDS
+    door.turns()
+    if end != "lost":
+        client.send(b"here")
+        door.turns()
+        assert ears.heard == [b"here"]
+    if end in ("stop", "drain"):
+        assert not door.reactor.watched(door.acceptor._fd)
+        return
+    door.acceptor.resume()
+    door.connect()
+    door.turns()
+    assert len(ears.connections) == 2
 
 
 WORKER = """
