@@ -67,9 +67,14 @@ def _is_it(bound: object, status: str, address: "ListenAddress") -> bool:
 
 def _eldest(process: "psutil.Process", kind: str, address: "ListenAddress") -> "psutil.Process":
     """A forked server's workers hold its socket as well: the one to stop is their master."""
-    parent = process.parent()
-    while parent is not None and any(
-        _is_it(one.laddr, one.status, address) for one in parent.net_connections(kind)
-    ):
-        process, parent = parent, parent.parent()
+    import psutil
+
+    try:
+        parent = process.parent()
+        while parent is not None and any(
+            _is_it(one.laddr, one.status, address) for one in parent.net_connections(kind)
+        ):
+            process, parent = parent, parent.parent()
+    except psutil.Error:
+        pass  # a daemon's parent is process 1, which may be looked at by nobody else
     return process

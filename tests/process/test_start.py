@@ -214,6 +214,10 @@ def test_the_background(daemon: "Daemons") -> None:
     server.wait_for(lambda: os.readlink(f"/proc/{server.pids()[0]}/fd/2") == error_log)
     assert server.cli("reload").returncode == 0
     assert os.readlink(f"/proc/{server.pid}/fd/2") == error_log
+    # Its parent is process 1, of which nothing may be known: it is found all the same.
+    again = server.cli("start")
+    assert again.returncode == 1
+    assert f"(pid {server.pid}); stop it" in again.stderr
     done = server.cli("stop")
     assert done.returncode == 0, done.stderr
 

@@ -87,7 +87,7 @@ def test_start_returns_when_the_workers_are_ready(service: Machine, port: int) -
     assert service.show(UNIT, "StatusText").startswith("2 workers")
     pid = service.show(UNIT, "MainPID")
     assert service.run("cat", PID_FILE).stdout.strip() == pid
-    assert f"master pid {pid}," in service.run(PREFORK, "status", "--pid-file", PID_FILE).stdout
+    assert f" pid {pid}, up " in service.run(PREFORK, "status", "--pid-file", PID_FILE).stdout
     owner = service.run("stat", "-c", "%u", f"/proc/{pid}").stdout.strip()
     assert int(owner) >= 61184  # systemd's range for dynamic users: root it is not
 
