@@ -8,6 +8,7 @@
     python tests/bench/run.py startup                  exec to the first answer, --help
     python tests/bench/run.py idle                     how often a sleeping master wakes
     python tests/bench/run.py burst                    200 connections at once, blocking work
+    python tests/bench/run.py slow                     beside 500 slow clients
     python tests/bench/run.py all
 
 The server is pinned to the first core and wrk to the second. The servers take turns, every one
@@ -33,6 +34,7 @@ import burst
 import idle
 import latency
 import memory
+import slow
 import startup
 from load import SCENARIOS, Scenario, wrk
 from plot import Bar, Panel, chart
@@ -40,7 +42,7 @@ from processes import ServeError, allow_many_files
 from report import Target, summarise, target_table, throughput_table, throughput_targets
 from servers import OURS, PEERS, SERVERS, NotInstalledError, Server, needs
 
-WHAT = ("throughput", "latency", "memory", "startup", "idle", "burst", "all")
+WHAT = ("throughput", "latency", "memory", "startup", "idle", "burst", "slow", "all")
 BUSY = 0.9  # a server under closed-loop load uses its core whole, unless somebody is in the way
 WARM_UP = 1  # seconds: wrk takes whole ones
 VARIANTS = tuple(name for name in OURS if name != "prefork")  # measured at 64 connections only
@@ -274,6 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("startup", startup.measure),
         ("idle", idle.measure),
         ("burst", burst.measure),
+        ("slow", slow.measure),
     ):
         if options.what in (what, "all"):
             report[what], found = measure_it(options)
