@@ -155,7 +155,10 @@ def state_of(slot: Slot) -> SlotState:
 
 
 def workload(board: Scoreboard) -> str:
-    """What the workers are about, as `2 workers (1 starting), 5 connections, 1 busy`."""
+    """What the workers are about, as `2 workers (1 starting), 5 connections, 1 busy`.
+
+    One is busy that has a request, also when the request waits for something or the worker leaves.
+    """
     workers = connections = busy = starting = 0
     for slot in board.used():
         state = state_of(slot)
@@ -163,7 +166,7 @@ def workload(board: Scoreboard) -> str:
             continue
         workers += 1
         connections += slot.connections
-        busy += state == SlotState.BUSY
+        busy += slot.running > 0 or state == SlotState.BUSY
         starting += state == SlotState.STARTING
     text = f"{workers} worker{'s'[: workers != 1]}"
     if starting:

@@ -445,7 +445,8 @@ class Master:
         if self.reload is not None and self.reload.new is not None:
             problems += self.reload.new.reopen_logs()  # else it would go on in the moved files
         told = self.workers.signal_all(signal.SIGUSR1)
-        text = "; ".join(problems) or f"log files reopened, {told} workers told to do the same"
+        workers = f"{told} worker{'s'[: told != 1]}"
+        text = "; ".join(problems) or f"log files reopened, {workers} told to do the same"
         self.commands.finish(ticket, ok=not problems, text=text)
 
     def drain_workers(self) -> None:

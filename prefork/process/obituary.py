@@ -47,7 +47,10 @@ class Obituaries:
         if row.detached or (row.exiting and not ours) or (not row.ready and row.failure):
             return lines
         slot = self._board.slot(index)
-        lines.append(f"{slot.requests} requests, peak RSS {death.peak_rss / 2**20:.1f} MiB")
+        lines.append(
+            f"{slot.requests} request{'s'[: slot.requests != 1]},"
+            f" peak RSS {death.peak_rss / 2**20:.1f} MiB"
+        )
         kills = self._count_oom_kills() or 0
         if kills > self._oom_kills and death.killed:
             lines.append("oom_kill: the control group ran out of memory, and the kernel chose it")

@@ -174,7 +174,7 @@ def test_stop_waits_for_what_runs_and_reports(daemon: Daemons) -> None:
     assert done.returncode == 0
     assert answers == [200]
     assert f"prefork (pid {server.pid}) stopped" in done.stdout
-    assert "1 connection" in done.stderr
+    assert "1 connection, 1 busy" in done.stderr
     assert not server.pid_path.exists()
 
 

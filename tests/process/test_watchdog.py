@@ -422,7 +422,7 @@ def test_a_death_is_reported_with_what_is_known(
             server.wait_for(lambda: "GET /never" in server.cli("stacks").stdout)
             server.send(signal.SIGKILL, worker)
         said = record(server, rf"worker 1 {worker} {how} after \d")
-    assert re.search(r"1 requests, peak RSS \d+\.\d MiB", said), said
+    assert re.search(r"1 request, peak RSS \d+\.\d MiB", said), said
     assert f'last requests: "GET {path or "/never"} HTTP/1.1", begun' in said
     assert 'last requests: "GET /first?n=1 HTTP/1.1", begun' in said
     if not path:
