@@ -31,6 +31,8 @@ class Scenario:
     label: str
     connections: int
     headers: tuple[tuple[str, str], ...] = ()
+    path: str = "/"
+    script: str = ""  # a file of wrk's Lua
 
 
 SCENARIOS = {
@@ -73,7 +75,9 @@ def wrk(
             os.sched_setaffinity(0, {core})
 
     command = [program, "-t1", f"-c{connections or scenario.connections}", f"-d{duration}s"]
-    command += ["--latency", "--timeout", "10s", f"http://127.0.0.1:{port}/"]
+    command += ["--latency", "--timeout", "10s", f"http://127.0.0.1:{port}{scenario.path}"]
+    if scenario.script:
+        command += ["-s", scenario.script]
     for name, value in scenario.headers:
         command += ["-H", f"{name}: {value}"]
     done = subprocess.run(

@@ -9,7 +9,8 @@
     python tests/bench/run.py idle                     how often a sleeping master wakes
     python tests/bench/run.py burst                    200 connections at once, blocking work
     python tests/bench/run.py slow                     beside 500 slow clients
-    python tests/bench/run.py all
+    python tests/bench/run.py hosting                  uploads, downloads, WebSockets, frameworks
+    python tests/bench/run.py all                      all but hosting
 
 The server is pinned to the first core and wrk to the second. The servers take turns, every one
 in every scenario in every round; medians over the rounds are printed, and ratios are medians of
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import burst
+import hosting
 import idle
 import latency
 import memory
@@ -42,7 +44,7 @@ from processes import ServeError, allow_many_files
 from report import Target, summarise, target_table, throughput_table, throughput_targets
 from servers import OURS, PEERS, SERVERS, NotInstalledError, Server, needs
 
-WHAT = ("throughput", "latency", "memory", "startup", "idle", "burst", "slow", "all")
+WHAT = ("throughput", "latency", "memory", "startup", "idle", "burst", "slow", "hosting", "all")
 BUSY = 0.9  # a server under closed-loop load uses its core whole, unless somebody is in the way
 WARM_UP = 1  # seconds: wrk takes whole ones
 VARIANTS = tuple(name for name in OURS if name != "prefork")  # measured at 64 connections only
@@ -277,8 +279,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("idle", idle.measure),
         ("burst", burst.measure),
         ("slow", slow.measure),
+        ("hosting", hosting.measure),
     ):
-        if options.what in (what, "all"):
+        if options.what == what or (options.what == "all" and what != "hosting"):
             report[what], found = measure_it(options)
             targets += found
     if options.what in ("throughput", "all"):
