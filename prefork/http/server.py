@@ -21,7 +21,7 @@ from prefork.http.h1.protocol import H1Protocol
 from prefork.http.patience import Patience
 from prefork.http.status import NO_BODY, REASONS, STATUS_LINES
 from prefork.net.connection import Connection, Pool
-from prefork.scoreboard import BUSY_SINCE, OK_RESPONSES, Slot
+from prefork.scoreboard import BUSY_SINCE, CONNECTIONS, OK_RESPONSES, Slot
 
 if TYPE_CHECKING:
     import socket
@@ -157,7 +157,9 @@ class HttpServer:
             protocol.leave()
         self.fresh.touch(protocol)
         connection.resume_reading()
-        if len(self.pool.connections) >= self.limits.connections and not self._paused:
+        # Now, and not before the sleep: it may be served, and hang, in this very turn.
+        self._cells[CONNECTIONS] = connections = len(self.pool.connections)
+        if connections >= self.limits.connections and not self._paused:
             self._paused = True
             self.error_log.warn(
                 f"{self.limits.connections} connections are open (limits.connections): "

@@ -26,10 +26,11 @@ control commands: the lock is between them, the master never takes it.
 from prefork.scoreboard.board import Scoreboard
 from prefork.scoreboard.header import RELOAD_REPORT_ROOM, Header, Verdict
 from prefork.scoreboard.memory import LAYOUT_VERSION, fallback_path_beside, reserve_memory
-from prefork.scoreboard.slot import BUSY_SINCE, OK_RESPONSES, Slot, SlotState, Totals
+from prefork.scoreboard.slot import BUSY_SINCE, CONNECTIONS, OK_RESPONSES, Slot, SlotState, Totals
 
 __all__ = [
     "BUSY_SINCE",
+    "CONNECTIONS",
     "LAYOUT_VERSION",
     "OK_RESPONSES",
     "RELOAD_REPORT_ROOM",
