@@ -127,12 +127,12 @@ def init(app: str, output: str, systemd: bool, force: bool) -> None:
     """
     _known_good(app)
     if not (systemd and os.path.exists(output) and not force):
-        _write(output, configuration(output, app), force)
+        write(output, configuration(output, app), force)
         click.echo(f"wrote {output}: try `prefork start -c {shlex.quote(output)}`", err=True)
     if systemd:
         unit = unit_name(output)
         path = os.path.join(os.path.dirname(output), unit)
-        _write(path, systemd_unit(output, unit), force)
+        write(path, systemd_unit(output, unit), force)
         click.echo(
             f"wrote {path}; install it with\n"
             f"  sudo install -m 644 {shlex.quote(path)} /etc/systemd/system/\n"
@@ -209,7 +209,8 @@ def _escaped(path: str) -> str:
     return f'"{path}"' if " " in path else path
 
 
-def _write(path: str, text: str, force: bool) -> None:
+def write(path: str, text: str, force: bool) -> None:
+    """Create the file, or replace it with `force`. Raises OperatorError."""
     try:
         with open(path, "w" if force else "x", encoding="utf-8") as file:
             file.write(text)

@@ -39,6 +39,11 @@ ERRANDS: Final = {
     ),
     "config": Errand("prefork.cli.config:config", "Set up", "Show, explain or export settings."),
     "init": Errand("prefork.cli.init:init", "Set up", "Write a short commented configuration."),
+    "migrate": Errand(
+        "prefork.cli.migrate:migrate",
+        "Set up",
+        "Write a configuration from gunicorn's or uvicorn's.",
+    ),
     "completion": Errand(
         "prefork.cli.completion:completion", "Set up", "Print a completion script for a shell."
     ),
