@@ -108,7 +108,7 @@ def _summary(source: "ConfigSource", loaded: "Loaded", interface: str) -> str:
     reason = why.partition(": ")[2]
     workers = f"{count} worker{'s'[: count != 1]} ({reason})"
     name = source.path or "the configuration"
-    app = f"{conf.app} (imported: {interface})" if interface else conf.app
+    app = f"{conf.app} ({f'imported: {interface}' if interface else 'not imported: see --app'})"
     where = ", ".join(address.url for address in conf.listen)
     return f"{name} is right: {app} on {where}, {workers}"
 

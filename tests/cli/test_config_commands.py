@@ -47,7 +47,8 @@ def folder(tmp_path: Path) -> Path:
 def test_check_says_what_would_be_served(folder: Path) -> None:
     done = run(folder, "check", "-c", "conf.yaml", "--set", "listen=unix:x.sock")
     assert done.stdout == (
-        f"conf.yaml is right: application:app on unix:{folder}/x.sock, 2 workers (as configured)\n"
+        "conf.yaml is right: application:app (not imported: see --app)"
+        f" on unix:{folder}/x.sock, 2 workers (as configured)\n"
     )
     assert done.stderr == ""
 

@@ -183,9 +183,9 @@ def test_signals_meant_for_the_master_pass_a_worker_by(daemon: "Daemons") -> Non
     (worker,) = server.pids()
     for number in (signal.SIGINT, signal.SIGWINCH, signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN):
         server.send(number, worker)
-    time.sleep(0.3)
+    # A signal is taken before whatever comes after it: who answers now has survived them.
+    assert server.get().text.split()[0] == str(worker)
     assert server.pids() == [worker]
-    assert server.get().status == 200
 
 
 def test_a_busy_thread_does_not_hold_the_stop_up(daemon: "Daemons") -> None:
