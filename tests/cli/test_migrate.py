@@ -14,6 +14,7 @@ import yaml
 from prefork.cli.migration import accessformat, confpy, reference
 from prefork.cli.migration.collect import SERVERS, server
 from prefork.cli.migration.words import parse, split
+from prefork.config.compound import Addresses
 from prefork.config.options import find
 from prefork.errors import EXIT_CONFIG, OperatorError
 from tests.conftest import free_port
@@ -194,6 +195,31 @@ def test_what_differs_is_told_and_written(migrate: Any, command: str, answer: st
     assert done.code == 0
     assert answer in done.told
     assert answer in " ".join(done.text.replace("#", "").split())
+
+
+@pytest.mark.parametrize(
+    ("command", "trust"),
+    [
+        ("gunicorn shop", ["127.0.0.1", "::1"]),
+        ("gunicorn -b unix:x shop --forwarded-allow-ips 10.0.0.0/8", ["10.0.0.0/8", "unix"]),
+        ("FORWARDED_ALLOW_IPS=* uvicorn chat:app", ["*"]),
+        ("uvicorn chat:app", ["127.0.0.1", "::1"]),
+        ("uvicorn chat:app --no-proxy-headers", None),
+    ],
+)
+def test_whom_to_believe(migrate: Any, command: str, trust: list[str] | None) -> None:
+    done = migrate("--", *command.split())
+    assert done["forwarded.trust"] == (trust if find("forwarded.trust") else None)
+    if not find("forwarded.trust") and ("allow" in command or "ALLOW" in command):
+        assert "prefork believes no Forwarded" in done.told
+
+
+def test_proxy_protocol_is_written_or_told(migrate: Any) -> None:
+    done = migrate("gunicorn", "--proxy-protocol", "-b", "127.0.0.1:80", "shop")
+    if "proxy_protocol" in Addresses.extras:
+        assert done["listen"] == [{"address": "127.0.0.1:80", "proxy_protocol": True}]
+    else:
+        assert "there is no PROXY protocol" in done.told
 
 
 def test_a_password_is_not_repeated(migrate: Any) -> None:

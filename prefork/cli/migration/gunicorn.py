@@ -20,9 +20,10 @@ from prefork.cli.migration.table import (
     whole,
     words,
 )
+from prefork.config.compound import Addresses
 
-_LOOPS: Final = ("gevent", "eventlet", "tornado", "asgi", "uvicorn")
 _GREEN_THREADS: Final = 32
+_OFF: Final = ("off", "false", "none", "0")
 
 
 def worker_class(job: Job) -> str:
@@ -60,7 +61,19 @@ def _bind(job: Job, one: Row) -> None:
     mode = None
     if job.get("umask") is not None:
         mode = 0o777 & ~job.integer("umask")
-    listen(job, addresses, job.said("bind", "backlog"), backlog=job.integer("backlog"), mode=mode)
+    listen(
+        job,
+        addresses,
+        job.said("bind", "backlog", "proxy_protocol"),
+        backlog=job.integer("backlog"),
+        mode=mode,
+        proxied=_proxied(job),
+    )
+
+
+def _proxied(job: Job) -> bool:
+    word = job.text("proxy_protocol", "off").lower()
+    return word not in _OFF and "proxy_protocol" in Addresses.extras
 
 
 def default_address(job: Job) -> str:
@@ -221,14 +234,47 @@ def trusted(job: Job, name: str) -> None:
         )
         return
     if "*" in addresses:
-        job.note(job.said(name), "everybody was believed: name your proxies in forwarded.trust")
-        addresses = ["0.0.0.0/0", "::/0"]
-    listed = ", ".join(f'"{one}"' for one in addresses)
-    job.put_text("forwarded.trust", f"[{listed}]", job.said(name))
+        job.note(job.said(name), "everybody is believed: better name your proxies")
+    trust(job, addresses, job.said(name))
+
+
+def trust(job: Job, addresses: list[str], why: str) -> None:
+    """Write `forwarded.trust`."""
+    listed = ", ".join(f'"{one}"' for one in dict.fromkeys(addresses))
+    job.put_text("forwarded.trust", f"[{listed}]", why)
 
 
 def _trusted(job: Job, one: Row) -> None:
     trusted(job, one.name)
+
+
+def _proxy_protocol(job: Job, one: Row) -> None:
+    if job.text("proxy_protocol", "off").lower() in _OFF:
+        return
+    if not _proxied(job):
+        job.note(job.said("proxy_protocol"), "there is no PROXY protocol: nothing is written")
+        return
+    _bind(job, one)
+    job.note(job.said("proxy_protocol"), one.say)
+
+
+def _trust_defaults(job: Job) -> None:
+    """gunicorn believes its own host unless told otherwise, and Unix sockets in any case."""
+    if not job.has("forwarded.trust"):
+        return
+    addresses = job.texts("forwarded_allow_ips") or ["127.0.0.1", "::1"]
+    why = job.said("forwarded_allow_ips") or "gunicorn's default"
+    if "proxy_protocol: true" in job.values["listen"][0]:
+        addresses += job.texts("proxy_allow_ips")
+        why += f", {job.said('proxy_allow_ips')}" if "proxy_allow_ips" in job.found else ""
+    if "unix:" in job.values["listen"][0]:
+        addresses.append("unix")
+    trust(job, addresses, why)
+    job.note(
+        "forwarded.trust",
+        "gunicorn took the scheme from these proxies; prefork takes the client's address and the "
+        "host, too",
+    )
 
 
 def _python_path(job: Job, one: Row) -> None:
@@ -372,9 +418,10 @@ ROWS: Final = (
     ),
     row(
         "proxy_protocol --proxy-protocol !|proxy_allow_ips --proxy-allow-from",
-        "",
-        "see `prefork config explain listen` for what this version takes of the PROXY protocol; "
-        "nothing is written",
+        "listen",
+        "of each address, and the header is required then; `forwarded.trust` says from whom",
+        _proxy_protocol,
+        quiet=True,
     ),
     row(
         "keyfile --keyfile|certfile --certfile|ssl_version --ssl-version|cert_reqs --cert-reqs|"
@@ -505,8 +552,7 @@ def _finish(job: Job) -> None:
         job.put("interface", "wsgi", "gunicorn's default, a sync worker")
     if "log.access.format" not in job.values:
         job.put("log.access.format", "off", "gunicorn writes none unless it is asked to")
-    if job.has("forwarded.trust") and "forwarded_allow_ips" not in job.found:
-        job.put_text("forwarded.trust", '["127.0.0.1", "::1"]', "gunicorn's default")
+    _trust_defaults(job)
     if worker_class(job) == "sync" and "timeout" not in job.found:
         job.put("timeouts.request", 30.0, "gunicorn's default `timeout` of a sync worker")
     job.put("on_term", "graceful", "TERM is graceful in gunicorn, and fast in nginx and prefork")

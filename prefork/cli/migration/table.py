@@ -300,7 +300,13 @@ def address(text: str, port: int = 8000) -> str:
 
 
 def listen(
-    job: Job, addresses: list[str], why: str, *, backlog: int = 0, mode: int | None = None
+    job: Job,
+    addresses: list[str],
+    why: str,
+    *,
+    backlog: int = 0,
+    mode: int | None = None,
+    proxied: bool = False,
 ) -> None:
     """Write `listen`. `::` is both families to the other servers, and IPv6 alone to prefork."""
     written = []
@@ -315,6 +321,8 @@ def listen(
             extras.append("v6only: false")
         if backlog:
             extras.append(f"backlog: {backlog}")
+        if proxied:
+            extras.append("proxy_protocol: true")
         shown = quote(text)
         shown = f'"{text}"' if shown == text and ":" in text else shown
         written.append(f"{{address: {', '.join([shown, *extras])}}}" if extras else shown)

@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-from prefork.cli.migration.gunicorn import put_app, recycle, trusted
+from prefork.cli.migration.gunicorn import put_app, recycle, trust, trusted
 from prefork.cli.migration.table import (
     BESIDE,
     Job,
@@ -217,7 +217,7 @@ def _finish(job: Job) -> None:
     if "listen" not in job.values:
         listen(job, ["127.0.0.1:8000"], "uvicorn's default")
     if job.has("forwarded.trust") and not {"forwarded_allow_ips", "proxy_headers"} & set(job.found):
-        job.put_text("forwarded.trust", '["127.0.0.1", "::1"]', "uvicorn's default")
+        trust(job, ["127.0.0.1", "::1"], "uvicorn's default")
     asgi_defaults(
         job,
         graceful="uvicorn waits for requests without end unless it is told otherwise; prefork "
