@@ -43,6 +43,7 @@ class ListenAddress(Struct, frozen=True, kw_only=True):
     backlog: int = BACKLOG
     mode: int = UNIX_MODE
     v6only: bool = True
+    proxy_protocol: bool = False  # every connection begins with a header of it
 
     @property
     def text(self) -> str:

@@ -29,11 +29,32 @@ def check(
         )
     yield from _molds(conf, place_of, failed)
     yield from _recycling(conf, place_of, failed)
+    yield from _trust(conf, place_of, failed)
     yield from _same_port(conf.listen, place_of("listen"))
     yield from _paths(conf, place_of, failed)
     yield from _identity(conf, place_of)
     yield from _cpus(conf, place_of)
     yield from _numbers(conf, place_of, failed)
+
+
+def _trust(conf: Config, place_of: PlaceOf, failed: set[str]) -> Iterator[Problem]:
+    """Trust in everybody, and headers that nobody is trusted to send."""
+    trust, name = conf.forwarded.trust, "forwarded.trust"
+    if "*" in trust and name not in failed:
+        yield problem_at(
+            place_of(name),
+            f'"{name}" has "*": whoever can connect chooses the client\'s address, scheme and host;'
+            " name your proxies",
+            severity="warning",
+        )
+    proxied = next((one for one in conf.listen if one.proxy_protocol), None)
+    if proxied is not None and not trust and not failed & {"listen", name}:
+        yield problem_at(
+            place_of("listen"),
+            f'"listen": {proxied.text} has proxy_protocol, but "{name}" is empty: what the header'
+            " says of the client is ignored; name your proxies there",
+            severity="warning",
+        )
 
 
 def _same_port(listen: tuple[ListenAddress, ...], place: Place | None) -> Iterator[Problem]:

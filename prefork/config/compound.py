@@ -35,6 +35,7 @@ class Addresses:
         "backlog": Integer(1, 65535),
         "mode": Octal(0o777),
         "v6only": Boolean(),
+        "proxy_protocol": Boolean(),
     }
 
     def read(self, node: Node, reader: Reader) -> tuple[ListenAddress, ...]:
@@ -129,6 +130,8 @@ class Addresses:
             extras += f", mode: {self.extras['mode'].write(address.mode)}"
         if not address.v6only:
             extras += ", v6only: false"
+        if address.proxy_protocol:
+            extras += ", proxy_protocol: true"
         return f"{{address: {text}{extras}}}" if extras else text
 
     def json_schema(self) -> Schema:
@@ -150,6 +153,59 @@ def report_unknown(entry: Entry, where: str, meant: str | None, report: Report) 
     text = f"unknown key {quoted(entry.key.text)}"
     message = f"{text} {where}" if where else text
     report(problem_at(entry.key.place, message + did_you_mean(meant), meant))
+
+
+class Trusted:
+    """Who is trusted: a list of IP addresses and networks, `unix` and `*`.
+
+    The value has them in their one canonical way: "10.0.0.0/8", "::1", "unix", "*".
+    """
+
+    syntax = "a list of addresses and networks such as [127.0.0.1, 10.0.0.0/8, unix]"
+
+    def read(self, node: Node, reader: Reader) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        failed = False
+        for item in node.items if isinstance(node, Sequence) else [node]:
+            try:
+                found[self._one(item, reader)] = None
+            except RefusedError:
+                failed = True
+        if failed:
+            raise RefusedError
+        return tuple(found)
+
+    def _one(self, node: Node, reader: Reader) -> str:
+        scalar = reader.scalar(node, self.syntax)
+        text = scalar.text.strip()
+        if text in ("unix", "*"):
+            return text
+        if scalar.is_null or not text:
+            raise reader.refuse(scalar, self.syntax)
+        if text.startswith("unix:") or text == "unix/":
+            raise reader.refuse(scalar, self.syntax, "unix")
+        import ipaddress  # only here: most configurations trust nobody
+
+        if "/" not in text:
+            text = text.removeprefix("[").removesuffix("]")
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError:
+            try:
+                meant = str(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                raise reader.refuse(scalar, self.syntax) from None
+            what = f"has {shown(scalar)}, an address inside a network{did_you_mean(meant)}"
+            raise reader.say(scalar, what, meant) from None
+        alone = network.prefixlen == network.max_prefixlen
+        return str(network.network_address if alone else network)
+
+    def write(self, value: Any) -> str:
+        return "[" + ", ".join(map(quote, value)) + "]"
+
+    def json_schema(self) -> Schema:
+        one: Schema = {"type": "string"}
+        return {"anyOf": [one, {"type": "array", "items": one}]}
 
 
 class CpuSets:

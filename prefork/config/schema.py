@@ -30,6 +30,7 @@ from prefork.config.sections import (
     AccessLogFile,
     Backoff,
     ErrorLogFile,
+    Forwarded,
     Level,
     Limits,
     Log,
@@ -124,13 +125,17 @@ class Config(Struct, frozen=True, kw_only=True):
             Addresses(),
             "Where to accept connections. `host:port`, `[v6]:port`, `:port` for every IPv4 "
             "interface, `unix:path`, `fd:3` for an inherited descriptor, `systemd:name` for a "
-            "socket unit. A mapping `{address, backlog, mode, v6only}` says more about one: the "
-            "length of the accept queue, the permissions of a Unix socket, and whether an IPv6 "
-            "socket is deaf to IPv4.",
+            "socket unit. A mapping `{address, backlog, mode, v6only, proxy_protocol}` says more "
+            "about one: the length of the accept queue, the permissions of a Unix socket, whether "
+            "an IPv6 socket is deaf to IPv4, and whether connections begin with a header of the "
+            "PROXY protocol (version 1 or 2), which is then required.",
             example='["127.0.0.1:8000", {address: "unix:run/app.sock", mode: 0o660}]',
             known_as=("bind", "address", "addresses", "host", "port", "socket", "uds"),
         ),
     ] = (ListenAddress(kind="inet", host="127.0.0.1", port=8000),)
+    forwarded: Annotated[
+        Forwarded, Section("What proxies in front of the server may say about clients.")
+    ] = Forwarded()
     workers: Annotated[
         int | Literal["auto"],
         Option(
@@ -287,6 +292,7 @@ __all__ = [
     "Backoff",
     "Config",
     "ErrorLogFile",
+    "Forwarded",
     "Level",
     "Limits",
     "Log",

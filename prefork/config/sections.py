@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Struct
 
+from prefork.config.compound import Trusted
 from prefork.config.kinds import (
     Choice,
     Duration,
@@ -276,6 +277,28 @@ class Limits(Struct, frozen=True, kw_only=True):
             known_as=("worker_connections", "limit_concurrency", "max_connections"),
         ),
     ] = 10_000
+
+
+class Forwarded(Struct, frozen=True, kw_only=True):
+    trust: Annotated[
+        tuple[str, ...],
+        Option(
+            Trusted(),
+            "The proxies whose word about the client is taken: addresses, networks, `unix` for "
+            "whoever connects to a Unix socket. From them `Forwarded` (RFC 7239), or else "
+            "`X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, and the PROXY protocol give the "
+            "client's address, the scheme and the host; from others they are ignored. `*` believes "
+            "everybody.",
+            example="[127.0.0.1, 10.0.0.0/8, unix]",
+            known_as=(
+                "forwarded_allow_ips",
+                "proxy_allow_ips",
+                "set_real_ip_from",
+                "trusted_proxies",
+                "proxy_headers",
+            ),
+        ),
+    ] = ()
 
 
 class Rlimits(Struct, frozen=True, kw_only=True):

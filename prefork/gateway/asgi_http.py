@@ -68,6 +68,11 @@ def http_scope(exchange: "Exchange", state: dict[str, Any], root_path: str) -> d
     connection = exchange.connection
     port = connection.peer_port
     server: tuple[str, int | None] = connection.local_address()
+    if not port:  # no client of a UNIX socket has a port
+        server = (server[0], None)
+    client = (connection.peer, port) if port else None
+    if exchange.forwarded is not None:
+        client, server = _forwarded(exchange, headers)
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.5"},
@@ -79,11 +84,23 @@ def http_scope(exchange: "Exchange", state: dict[str, Any], root_path: str) -> d
         "query_string": query,
         "root_path": root_path,
         "headers": headers,
-        "client": (connection.peer, port) if port else None,
-        "server": server if port else (server[0], None),  # no client of a UNIX socket has a port
+        "client": client,
+        "server": server,
         "state": state.copy(),
         "extensions": EXTENSIONS.copy(),
     }
+
+
+def _forwarded(
+    exchange: "Exchange", headers: list[tuple[bytes, bytes]]
+) -> tuple[tuple[str, int] | None, tuple[str, int | None]]:
+    """`client` and `server` as trusted proxies tell them; their host takes the place of Host."""
+    peer, forwarded = exchange.peer, exchange.forwarded
+    if forwarded is not None and forwarded.host:
+        headers[:] = [field for field in headers if field[0] != b"host"]
+        headers.insert(0, (b"host", forwarded.host.encode()))
+    server = exchange.local
+    return None if peer == "unix:" else (peer, exchange.peer_port), (server[0], server[1] or None)
 
 
 class HttpTalk:

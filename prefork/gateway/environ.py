@@ -92,6 +92,8 @@ class Environs:
             environ["PATH_INFO"] = unquote_to_bytes(exchange.raw_path).decode("latin-1")
             # RFC 9112 section 3.2.2: the authority of the target wins over the Host field.
             environ["HTTP_HOST"] = exchange.host
+            if exchange.forwarded is not None:
+                connection.gateway = None  # what was made of its authority is for it alone
         if exchange.version != "1.1":
             environ["SERVER_PROTOCOL"] = f"HTTP/{exchange.version}"
         return environ
@@ -118,4 +120,7 @@ class Environs:
                 # RFC 9110 section 5.3; RFC 6265 section 5.4 for cookies.
                 value = f"{environ[key]}{'; ' if key == 'HTTP_COOKIE' else ', '}{value}"
             environ[key] = value
+        # The same fields from the same peer: what proxies say in them can be kept with the rest.
+        if exchange.forwarded is not None and exchange.forwarded.host:
+            environ["HTTP_HOST"] = exchange.forwarded.host
         return environ

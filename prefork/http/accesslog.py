@@ -61,8 +61,12 @@ class AccessLog:
         buffer_size: int = 64 * 1024,
         flush_after: float = 1.0,
         on_first: Callable[[float], object] | None = None,
+        forwarded: bool = False,
     ) -> None:
-        """Raise OperatorError for a format that does not compile."""
+        """Raise OperatorError for a format that does not compile.
+
+        `forwarded`: clients may be told by proxies, request by request.
+        """
         self.file = file
         self.buffer_size = buffer_size
         self.flush_after = flush_after
@@ -75,7 +79,9 @@ class AccessLog:
         self._armed = False
         self.second_ends = 0.0
         self.wall_offset = 0.0
-        self.record: Final[Callable[[Finished], None]] = LogFormat(format).recorder(self)
+        self.record: Final[Callable[[Finished], None]] = LogFormat(
+            format, forwarded=forwarded
+        ).recorder(self)
 
     def flush(self) -> None:
         """Write what is buffered."""

@@ -21,6 +21,7 @@ from prefork.http.headers import Headers, split_fields
 if TYPE_CHECKING:
     import asyncio
 
+    from prefork.http.forwarded import Forwarded
     from prefork.http.server import HttpServer
     from prefork.net.connection import Connection
 
@@ -48,6 +49,7 @@ class Exchange(ABC):
     body: Body = NO_BODY
     upgrade: str = ""  # the protocol that the client offers to change to, in lower case
     host: str = ""  # the authority that was asked for; "" only in HTTP/1.0
+    forwarded: "Forwarded | None" = None  # what proxies say that are trusted
 
     status: int = 0
     reason: bytes | None = None  # in place of the registered phrase, where `start` begins
@@ -98,16 +100,21 @@ class Exchange(ABC):
 
     @property
     def peer(self) -> str:
-        return self.connection.peer
+        """The client's address; "unix:" on a UNIX socket."""
+        forwarded = self.forwarded
+        return self.connection.peer if forwarded is None else forwarded.client[0]
 
     @property
     def peer_port(self) -> int:
-        return self.connection.peer_port
+        """0 on a UNIX socket, and where the proxies that are trusted do not tell it."""
+        forwarded = self.forwarded
+        return self.connection.peer_port if forwarded is None else forwarded.client[1]
 
     @property
     def local(self) -> tuple[str, int]:
         """The address the client connected to; (path, 0) on a UNIX socket."""
-        return self.connection.local_address()
+        local = self.connection.local_address()
+        return local if self.forwarded is None else self.forwarded.local(local, self.scheme)
 
     @property
     def connection_number(self) -> int:

@@ -36,6 +36,7 @@ FORMATS: Final = {"combined": COMBINED, "json": JSON}
 # which most are, are looked up: 40 ns less.
 VARIABLES: Final = {
     "remote_addr": "client.peer",
+    "realip_remote_addr": "client.realip",
     "remote_user": "",  # a field of the head, as is every $http_NAME
     "time_local": "log.time_local",
     "time_iso8601": "log.time_iso8601",
@@ -84,6 +85,8 @@ class Client(Protocol):
     @property
     def peer(self) -> str: ...
     @property
+    def realip(self) -> str: ...
+    @property
     def number(self) -> int: ...
 
     # The bytes behind the request line of its last request, and what was made of them.
@@ -100,6 +103,8 @@ class Finished(Protocol):
 
     @property
     def connection(self) -> Client: ...
+    @property
+    def peer(self) -> str: ...
     @property
     def request_line(self) -> bytes: ...
     @property
@@ -123,7 +128,8 @@ class Buffer(Protocol):
 class LogFormat:
     """One format: parsed into literal text and variables, then into a function."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, forwarded: bool = False) -> None:
+        """`forwarded`: `$remote_addr` may be another one than the connection's."""
         template = FORMATS.get(text, text)
         self.escape_name = "default"
         if match := re.match(r"escape=(\w*)\s+", template):
@@ -156,7 +162,10 @@ class LogFormat:
                 hint = _hint(name, known, "$")
                 raise OperatorError(f'unknown variable "${name}" in the access log format{hint}')
             self._end_run(run)
-            self.line += "{" + VARIABLES[name] + "}"
+            value = VARIABLES[name]
+            if forwarded and name == "remote_addr":
+                value = "exchange.peer"
+            self.line += "{" + value + "}"
             run = [literal]
         self._end_run(run)
         if not self.used:

@@ -7,7 +7,7 @@ rest is what the worker asks for: counts, the graceful exit and its end.
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from prefork.http.h1.head import HostCheck
 from prefork.http.h1.parser import HeadParser
 from prefork.http.h1.protocol import H1Protocol
 from prefork.http.patience import Patience
+from prefork.http.preface import Preface
 from prefork.http.status import NO_BODY, REASONS, STATUS_LINES
 from prefork.net.connection import Connection, Pool
 from prefork.scoreboard import BUSY_SINCE, CONNECTIONS, OK_RESPONSES, Slot
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from prefork.config.schema import Limits, Timeouts
     from prefork.event.executor import Executor
     from prefork.http.accesslog import AccessLog
+    from prefork.http.forwarded import Forwarding
     from prefork.http.h1.exchange import H1Exchange
     from prefork.http.websocket import Keepalive
     from prefork.log import ErrorLog
@@ -58,10 +60,12 @@ class HttpServer:
         slot: Slot | None = None,
         executor: "Executor | None" = None,
         slow_request: float = 0.0,
+        trust: Sequence[str] = (),
     ) -> None:
         """Without a `slot` nobody sees what this server does.
 
         `slow_request` is in seconds, 0 is off. `executor` is where handlers have their threads.
+        `trust` is whose word about clients is taken (`forwarded.trust`).
         """
         self.loop = loop
         self.spawn: Callable[..., asyncio.Task[None]] = loop.spawn
@@ -86,6 +90,13 @@ class HttpServer:
         self.parser = HeadParser()
         self.check_host = HostCheck()
         self.known_hosts = self.check_host.known
+        self.forwarding: Forwarding | None = None
+        if trust:
+            from prefork.http import forwarded
+
+            # Chosen here, once: a server that trusts nobody does nothing for it in any request.
+            self.forwarding = forwarded.Forwarding(trust, self.check_host)
+            self.handler = self.forwarding.before(handler)
         # Only heads larger than this are measured. Counting fields costs as much as finding the
         # Host, so it is left out where it protects nothing: a head that is small even if a field
         # had ten bytes on average is cheap, however many fields fit into it.
@@ -96,6 +107,8 @@ class HttpServer:
         self.fresh: Deadlines[H1Protocol] = Deadlines(
             self.reactor, timeouts.head, H1Protocol.fresh_expired
         )
+        # Connections that have to begin with a header of the PROXY protocol.
+        self.prefaces: Deadlines[Preface] = Deadlines(self.reactor, timeouts.head, Preface.expired)
         self.heads: Deadlines[H1Protocol] = Deadlines(
             self.reactor, timeouts.head, H1Protocol.head_expired
         )
@@ -166,6 +179,19 @@ class HttpServer:
                 "accepting no more until one closes"
             )
             self._on_pause()
+        return connection
+
+    def accept_proxied(
+        self, sock: "socket.socket", address: Any, listener: "Listener"
+    ) -> Connection:
+        """Take an accepted socket on which the PROXY protocol comes first."""
+        connection = self.accept(sock, address, listener)
+        protocol = connection.protocol
+        assert isinstance(protocol, H1Protocol)
+        self.fresh.discard(protocol)
+        preface = Preface(self, connection, protocol)
+        connection.protocol = preface
+        self.prefaces.touch(preface)
         return connection
 
     def _connection_lost(self) -> None:
@@ -371,6 +397,7 @@ class HttpServer:
                 self._tell_drain(exchange, fn)
         self.idle.shorten(self.timeouts.keep_alive_min)
         self.fresh.shorten(self.timeouts.keep_alive_min)
+        self.prefaces.shorten(self.timeouts.keep_alive_min)
         if not self.pool.connections:
             self.on_empty()
 

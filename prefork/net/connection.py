@@ -108,6 +108,7 @@ class Connection:
     __slots__ = (
         "_drained",
         "_local",
+        "_realip",
         "_recv",
         "_send",
         "client_gone",
@@ -145,11 +146,26 @@ class Connection:
         self.remembered: tuple[bytes, tuple[str, ...]] | None = None
         self.gateway: Any = None  # what a hosted application's interface keeps with its client
         self.on_room: Callable[[], None] | None = None  # called once, below the low water mark
+        self._realip: str  # set by `speaks_for` alone
         self._recv = sock.recv
         self._send = sock.send
         self._local: tuple[str, int] | None = None
         self._drained: asyncio.Future[None] | None = None
         pool.connections.add(self)
+
+    @property
+    def realip(self) -> str:
+        """Who has connected to us, whoever that speaks for."""
+        try:
+            return self._realip
+        except AttributeError:
+            return self.peer
+
+    def speaks_for(self, peer: str, peer_port: int, local: tuple[str, int]) -> None:
+        """The client is `peer`, which has connected to `local`: who has connected to us says so."""
+        self._realip = self.peer
+        self.peer, self.peer_port = peer, peer_port
+        self._local = local
 
     def local_address(self) -> tuple[str, int]:
         """(host, port) that the client connected to; (path, 0) on a UNIX socket."""

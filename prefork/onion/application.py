@@ -30,7 +30,8 @@ L = TypeVar("L", bound=ErrorListener)
 class Application:
     """An onion of middleware. Give it to prefork as `module:app`.
 
-    `proxy`: believe X-Forwarded-Proto, -Host and -For. Only right behind a proxy that sets them.
+    `proxy`: believe X-Forwarded-Proto, -Host and -For, whoever sends them. The setting
+    `forwarded.trust` is the better way: where it names anybody, it decides and `proxy` does not.
 
     `refork`: set it to False, at any time, where a worker must not become the process that others
     are forked from (`refork_after`): its state could not be shared, or its `on_shutdown` hooks do

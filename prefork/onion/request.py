@@ -133,7 +133,7 @@ class Request:
 
     @property
     def protocol(self) -> str:
-        """`http` or `https`; behind a trusted proxy (`app.proxy`) what the client used."""
+        """`http` or `https`; behind a proxy that is trusted what the client used."""
         return self._forwarded("X-Forwarded-Proto") or self.ctx.exchange.scheme
 
     @property
@@ -174,13 +174,25 @@ class Request:
 
     @property
     def ips(self) -> list[str]:
-        """The addresses in X-Forwarded-For, the client's first; [] without `app.proxy`."""
-        if not self.ctx.app.proxy:
+        """The addresses that proxies tell and we believe, the client's first; [] without any.
+
+        Those are what `forwarded.trust` admits; where it is empty and the application was made
+        with `proxy=True`, all that X-Forwarded-For has.
+        """
+        forwarded = self.ctx.exchange.forwarded
+        if forwarded is not None:
+            return list(forwarded.ips)
+        if not self._believes:
             return []
         return [one.strip() for one in self.get("X-Forwarded-For").split(",") if one.strip()]
 
+    @property
+    def _believes(self) -> bool:
+        """Whether `Application(proxy=True)` decides: it does where `forwarded.trust` is empty."""
+        return self.ctx.app.proxy and self.ctx.exchange.server.forwarding is None
+
     def _forwarded(self, name: str) -> str:
-        if not self.ctx.app.proxy:
+        if not self._believes:
             return ""
         return self.get(name).partition(",")[0].strip()
 

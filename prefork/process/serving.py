@@ -45,6 +45,7 @@ class Serving:
                 buffer_size=conf.log.access.buffer,
                 flush_after=conf.log.access.flush,
                 on_first=self._flush_in,
+                forwarded=bool(conf.forwarded.trust),
             )
         self.server = HttpServer(
             loop=loop,
@@ -56,9 +57,18 @@ class Serving:
             slot=slot,
             executor=executor,
             slow_request=conf.slow_request,
+            trust=conf.forwarded.trust,
         )
+        # By the text of the address: one that was kept for this cycle still has its old settings.
+        proxied = {address.text for address in conf.listen if address.proxy_protocol}
         self._acceptors = [
-            Acceptor(loop.reactor, one, self.server.accept, cycle.error_log, exclusive=shared)
+            Acceptor(
+                loop.reactor,
+                one,
+                self.server.accept_proxied if one.address.text in proxied else self.server.accept,
+                cycle.error_log,
+                exclusive=shared,
+            )
             for one in cycle.listeners
         ]
         self._on_empty: Callable[[], None] | None = None

@@ -31,7 +31,9 @@ class Request:
     bytes_sent: int = 13
     started: float = field(default_factory=time.monotonic)
     connection: SimpleNamespace = field(
-        default_factory=lambda: SimpleNamespace(peer="192.0.2.7", number=5, remembered=None)
+        default_factory=lambda: SimpleNamespace(
+            peer="192.0.2.7", realip="192.0.2.7", number=5, remembered=None
+        )
     )
 
     @property

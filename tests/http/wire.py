@@ -235,6 +235,7 @@ class Wire:
         handler: Handler | None,
         timeouts: dict[str, float],
         limits: dict[str, int],
+        trust: tuple[str, ...] = (),
     ) -> None:
         self.clock = Clock()
         self.reactor = Reactor(clock=self.clock)
@@ -255,6 +256,7 @@ class Wire:
             timeouts=self.timeouts,
             limits=self.limits,
             error_log=ErrorLog(self._log_file, "info"),
+            trust=trust,
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.clients: list[Client] = []
@@ -393,9 +395,10 @@ def wire(tmp_path: Path) -> Iterator[Callable[..., Wire]]:
         *,
         timeouts: dict[str, float] | None = None,
         limits: dict[str, int] | None = None,
+        trust: tuple[str, ...] = (),
     ) -> Wire:
         path = tmp_path / f"error-{len(wires)}.log"
-        wires.append(Wire(path, handler, timeouts or {}, limits or {}))
+        wires.append(Wire(path, handler, timeouts or {}, limits or {}, trust))
         return wires[-1]
 
     yield make
