@@ -7,7 +7,7 @@ rest is what the worker asks for: counts, the graceful exit and its end.
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -303,10 +303,11 @@ class HttpServer:
         running = [one.exchange for one in self._protocols() if one.exchange is not None]
         return sorted(running, key=lambda exchange: exchange.started)
 
-    def _protocols(self) -> Iterator[H1Protocol]:
-        for connection in list(self.pool.connections):
-            if isinstance(connection.protocol, H1Protocol):
-                yield connection.protocol
+    def _protocols(self) -> list[H1Protocol]:
+        # Not a generator: this is called in a signal's handler, too, and when another signal's
+        # handler is called as a generator begins, Python 3.11 crashes.
+        protocols = [connection.protocol for connection in self.pool.connections]
+        return [one for one in protocols if isinstance(one, H1Protocol)]
 
     def _abandoned_expired(self, exchange: "H1Exchange") -> None:
         if exchange.task is not None and not exchange.finished:
