@@ -17,6 +17,7 @@ from prefork.net.acceptor import Acceptor
 from prefork.net.listener import Listener
 from prefork.process.cycle import Cycle
 from prefork.scoreboard import Slot
+from prefork.unix.heap import keep_free_memory
 
 
 class Serving:
@@ -75,6 +76,7 @@ class Serving:
         self.server.accepting(self._pause, self._resume)
 
     def start(self) -> None:
+        keep_free_memory()
         for acceptor in self._acceptors:
             acceptor.start()
 
