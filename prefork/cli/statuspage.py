@@ -89,7 +89,8 @@ def _identity(facts: Facts) -> list[str]:
             when = f"{verdict} for {duration(reload['running_for'])}"
         else:
             when = f"{verdict}, {duration(reload['ago'])} ago"
-        out.append(field("last reload", f"{when}: {_first_line(reload['text'])}"))
+        said = _first_line(reload["text"]).removeprefix("reload failed, ")
+        out.append(field("last reload", f"{when}: {said}"))
     command = facts["last_command"]
     if command and command["name"] != "SIGHUP":
         said = f"{command['name']}, {_verdict(command['verdict'])}: {_first_line(command['text'])}"

@@ -473,7 +473,9 @@ class Master:
             return
         doing = "exiting" if fast else "shutting down"
         if not self.gave_up:
-            self.cycle.error_log.notice(f"signal {int(number)} ({number.name}) received, {doing}")
+            by = signal.Signals(self.flags.by or number)
+            self.cycle.error_log.notice(f"signal {int(by)} ({by.name}) received, {doing}")
+            self.flags.by = 0
         ticket = self.commands.take(number)
         self._abandon_reload("the server stops")
         if not self.ending:

@@ -175,8 +175,10 @@ def decide(
     if flags.terminate and on_term == "graceful" and not flags.quit:
         flags.terminate = False
         flags.quit = True
+        flags.by = signal.SIGTERM
     if flags.interrupt:
         flags.interrupt = False
+        flags.by = signal.SIGINT
         if flags.quit or not terminal.in_foreground():
             flags.terminate = True
         else:

@@ -31,6 +31,7 @@ class SignalFlags:
 
     __slots__ = (
         "alarm",
+        "by",
         "change_binary",
         "fewer",
         "insist",
@@ -51,6 +52,7 @@ class SignalFlags:
         self.terminate = False
         self.quit = False
         self.insist = False  # QUIT came while `quit` stood already
+        self.by = 0  # the signal that is meant, where `quit` or `terminate` stands for another
         self.reconfigure = False
         self.restart = False  # set by the cycle itself: the new binary died after WINCH
         self.reopen = False

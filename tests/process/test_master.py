@@ -131,7 +131,9 @@ def test_on_term_graceful_drains_and_a_second_term_does_not(daemon: "Daemons") -
         server.wait_for(lambda: busy(server))
         server.send(signal.SIGTERM)
         server.wait_for("gracefully shutting down")
+        assert "signal 15 (SIGTERM) received, shutting down" in server.log
         assert server.stop(signal.SIGTERM) == 0
+    assert "signal 15 (SIGTERM) received, exiting" in server.log
 
 
 def test_the_drain_has_a_deadline(daemon: "Daemons") -> None:

@@ -328,6 +328,7 @@ def test_ctrl_c_drains_and_the_second_one_does_not(daemon: "Daemons") -> None:
         terminal.type(b"\x03")
         server.wait_for("draining: 1 connection left in 2 workers; press Ctrl-C again")
         server.wait_for(r"draining: 1 connection left in 1 worker$", timeout=12)
+        assert "signal 2 (SIGINT) received, shutting down" in server.log
         terminal.type(b"\x03")
         assert terminal.wait() == 0
 

@@ -247,7 +247,8 @@ def sockets(service: Machine, port: int) -> Machine:
 def test_first_connection_starts_the_service(sockets: Machine, port: int) -> None:
     assert sockets.show(UNIT, "ActiveState") == "inactive"
     assert get(port) == "version 1"
-    assert sockets.show(UNIT, "ActiveState") == "active"
+    # The first worker answers before the last one is ready.
+    sockets.wait_until(UNIT, "ActiveState", "active")
     assert (
         "200"
         in sockets.run(
