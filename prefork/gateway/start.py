@@ -6,6 +6,7 @@ exception in the code that made it. Applications repeat themselves, so both are 
 """
 
 import re
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,7 +53,7 @@ class ApplicationError(Exception):
     """An application broke the rules of WSGI; the text says which."""
 
 
-class Start:
+class Start(ABC):
     """What one request's application has said by `start_response`.
 
     `status` is 0 before; `reason` None for the registered phrase; `fields` are finished lines
@@ -93,9 +94,9 @@ class Start:
         self.status = code
         return self.write
 
+    @abstractmethod
     def write(self, data: bytes) -> None:
         """What `start_response` returns, for applications that cannot iterate."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raises ApplicationError when there is a body and was no `start_response`."""

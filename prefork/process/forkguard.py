@@ -12,11 +12,14 @@ import socket
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from types import FrameType
 from typing import Final
 
 _STREAMS: Final = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
+LOOKS: Final = 5
+LOOK_EVERY: Final = 0.01  # seconds
 _LIBRARY: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
@@ -43,7 +46,12 @@ class ForkGuard:
             known.add(thread.native_id)
             if thread not in self._threads:
                 found.append(f'thread "{thread.name}"{_where(frames.get(thread.ident or 0))}')
-        foreign = [name for number, name in _native_threads() if number not in known]
+        foreign: list[str] = []
+        for _ in range(LOOKS):
+            foreign = [name for number, name in _native_threads() if number not in known]
+            if not foreign:
+                break
+            time.sleep(LOOK_EVERY)  # one that Python has joined is the kernel's for a moment more
         if foreign:
             names = ", ".join(sorted(set(foreign)))
             found.append(

@@ -46,7 +46,9 @@ def test_reload_of_a_broken_application_fails_and_says_why(daemon: Daemons) -> N
     last = facts(server)["last_command"]
     assert isinstance(last, dict)
     assert (last["name"], last["verdict"]) == ("SIGHUP", "failed")
-    assert re.search(r"last reload +failed, \d\S* ago: reload failed", server.cli("status").stdout)
+    assert re.search(
+        r"last reload +failed, \d\S* ago: generation 1 serves on", server.cli("status").stdout
+    )
 
 
 def test_a_wrong_setting_is_for_the_master_to_refuse(daemon: Daemons) -> None:
