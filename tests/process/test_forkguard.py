@@ -18,12 +18,12 @@ def test_a_thread_is_named_with_where_it_waits() -> None:
     thread = threading.Thread(target=end.wait, name="poller")
     thread.start()
     try:
-        (hazard,) = guard.hazards()
+        hazard = guard.hazards()[0]
     finally:
         end.set()
         thread.join()
     assert hazard.startswith('thread "poller" (')
-    assert guard.hazards() == []
+    assert not any("poller" in one for one in guard.hazards())
 
 
 def test_a_connection_is_named_by_its_peer() -> None:
@@ -43,7 +43,8 @@ def test_datagrams_pairs_and_listeners_are_no_hazard() -> None:
     datagrams = socket.socket(type=socket.SOCK_DGRAM)
     with one, other, server, datagrams:
         datagrams.connect(server.getsockname())
-        assert guard.hazards() == []
+        # Of the sockets alone: who runs the tests may have started a thread of its own meanwhile.
+        assert not any("connection" in one for one in guard.hazards())
 
 
 def test_a_loop_that_is_not_closed() -> None:
