@@ -35,6 +35,7 @@ class Detected:
 
     interface: Interface
     reason: str
+    sure: bool = True  # False: the operator may know better
 
     def __str__(self) -> str:
         return f"{TITLES[self.interface]}, {self.reason}"
@@ -53,9 +54,12 @@ def detect(application: object, wanted: str = "auto") -> Detected:
     if isinstance(found, Detected):
         if found.interface == wanted:
             return found
+        if wanted == "asgi" and not found.sure:
+            return Detected("asgi", "as configured")
         raise InterfaceError(_mismatch(found, wanted))
-    if found.maybe == wanted:
-        return Detected(found.maybe, "as configured")
+    for maybe in found.maybe:
+        if maybe == wanted:
+            return Detected(maybe, "as configured")
     raise InterfaceError(found.text)
 
 
@@ -64,7 +68,7 @@ class _Refusal:
     """`maybe` is what it could be all the same, if the operator says so."""
 
     text: str
-    maybe: Interface | None = None
+    maybe: tuple[Interface, ...] = ()
 
 
 def _mismatch(found: Detected, wanted: str) -> str:
@@ -88,12 +92,16 @@ def _look_at(value: Any) -> Detected | _Refusal:
         return _Refusal(f"it is {_a(type(value).__name__)}, which is no application")
     if inspect.isclass(value):
         return _look_at_class(value)
+    if inspect.isdatadescriptor(type(value).__call__):
+        # A slot or a property: each instance has a `__call__` of its own, as sentry_sdk's
+        # SentryAsgiMiddleware has.
+        value = value.__call__
     signature = _signature(value)
     if signature is None:
         return _Refusal(
-            "Python does not know its arguments: write `interface: wsgi` if it is a WSGI"
-            " application",
-            "wsgi",
+            "Python does not know its arguments: say what it is, `interface: wsgi` or"
+            " `interface: asgi`",
+            ("wsgi", "asgi"),
         )
     what = "function" if inspect.isroutine(_unwrapped(value)) else _class_name(type(value))
     if _is_async(value):
@@ -120,12 +128,12 @@ def _look_at_plain(signature: inspect.Signature, what: str) -> Detected | _Refus
     if names[:3] == ["scope", "receive", "send"] and _takes(signature, 3):
         return Detected("asgi", "from its three arguments scope, receive and send")
     if _has_var_positional(signature) and not names:
-        return Detected("wsgi", "from its plain callable of any arguments")
+        return Detected("wsgi", "from its plain callable of any arguments", sure=False)
     if _takes(signature, 0):
         return _Refusal(
             f"it is a {what} that needs no arguments, which looks like a factory: to call it"
             " first, write it with ()",
-            "wsgi" if _takes(signature, 2) else None,
+            ("wsgi",) if _takes(signature, 2) else (),
         )
     if _takes(signature, 2):
         return Detected("wsgi", "from its two-argument callable")
@@ -140,7 +148,7 @@ def _look_at_plain(signature: inspect.Signature, what: str) -> Detected | _Refus
         return _Refusal(
             f"it is a plain {what} of three arguments: write `interface: asgi` if it returns a"
             " coroutine",
-            "asgi",
+            ("asgi",),
         )
     return _Refusal(f"it is a {what} that takes {_count(signature)}: WSGI takes two, ASGI 3 three")
 

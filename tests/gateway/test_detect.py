@@ -36,6 +36,17 @@ class Asgi:
     async def method(self, scope: Any, receive: Any, send: Any) -> None: ...
 
 
+class SlotAsgi:
+    """As sentry_sdk's middleware: which function is called is known by the instance alone."""
+
+    __slots__ = ("__call__",)
+
+    def __init__(self) -> None:
+        self.__call__ = self._run
+
+    async def _run(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
 class Asgi2:
     def __init__(self, scope: Any) -> None: ...
 
@@ -75,6 +86,7 @@ def wrapped(*args: Any) -> Any:
         (Asgi(), "asgi", "ASGI 3, from its three-argument coroutine function"),
         (Asgi().method, "asgi", "ASGI 3, from its three-argument coroutine function"),
         (functools.partial(asgi), "asgi", "ASGI 3, from its three-argument coroutine function"),
+        (SlotAsgi(), "asgi", "ASGI 3, from its three-argument coroutine function"),
         (wrapped, "asgi", "ASGI 3, from its three-argument coroutine function"),
         (plain_asgi, "asgi", "ASGI 3, from its three arguments scope, receive and send"),
     ],
@@ -105,7 +117,7 @@ def test_what_it_is(value: Any, interface: str, said: str) -> None:
         (layer, "it is an async function of 2 arguments, ctx, next, a middleware of the onion"),
         (handler, "it is an async function of one argument, ctx, a middleware of the onion"),
         (nothing, "it is an async function that takes no arguments; ASGI 3 takes three"),
-        (type("C", (), {"__call__": max})(), "write `interface: wsgi` if it is"),
+        (type("C", (), {"__call__": max})(), "say what it is, `interface: wsgi` or"),
     ],
 )
 def test_what_it_is_not(value: Any, said: str) -> None:
@@ -139,5 +151,7 @@ def test_the_wrong_pairing(value: Any, wanted: str, said: str) -> None:
 def test_what_only_the_operator_can_know() -> None:
     c_callable = type("C", (), {"__call__": max})()
     assert str(detect(c_callable, "wsgi")) == "WSGI, as configured"
+    assert str(detect(c_callable, "asgi")) == "ASGI 3, as configured"
+    assert str(detect(anything, "asgi")) == "ASGI 3, as configured"
     assert str(detect(configured_factory, "wsgi")) == "WSGI, as configured"
     assert str(detect(three, "asgi")) == "ASGI 3, as configured"
