@@ -40,9 +40,13 @@ class Answer(Struct, frozen=True):
 
 def answer(data: bytes, pid: int) -> Answer:
     """What stands in a region since the question."""
-    text, mark, _ = data.partition(end_mark(pid))
+    begin, end = begin_mark(pid), end_mark(pid)
+    text, mark, after = data.partition(end)
+    if mark and begin not in text:
+        # The end of what an earlier question was answered; ours was asked in the middle of that.
+        text, mark, _ = after.partition(end)
     # What C has said before is in there once more.
-    text = text.rpartition(begin_mark(pid))[2] if mark else text.replace(begin_mark(pid), b"")
+    text = text.rpartition(begin)[2] if mark else text.replace(begin, b"")
     return Answer(text.decode("utf-8", "replace").rstrip("\n"), bool(mark))
 
 

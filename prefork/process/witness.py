@@ -38,6 +38,8 @@ class Witness:
         """`index` is the number of the slot, or `Stacks.of_mold`: whose region is written to."""
         self._begin = index * REGION
         self._answered = self._begin  # where the last answer ended
+        self._answering = False
+        self._asked_again = False
         self._region = stacks.open_region(index)
         # Without the region the stacks stand in the error log as they come.
         self._fd = self._region if self._region >= 0 else log.fd
@@ -60,6 +62,21 @@ class Witness:
             self._region = -1
 
     def _asked(self, _number: int, _frame: FrameType | None) -> None:
+        # A signal's handler is itself interrupted by the next signal, and an answer within another
+        # would tear both. So the inner call leaves word, and the outer one answers once more: what
+        # it has written may have begun before that question.
+        self._asked_again = True
+        if self._answering:
+            return
+        self._answering = True
+        try:
+            while self._asked_again:
+                self._asked_again = False
+                self._answer()
+        finally:
+            self._answering = False
+
+    def _answer(self) -> None:
         # Between any two bytecodes of whatever hangs: no lock may be taken here, no log be used,
         # and an exception would come out of whatever the worker is at.
         try:
