@@ -11,11 +11,12 @@ from typing import Final, Protocol
 
 from prefork.errors import PeerError
 from prefork.http.headers import Headers
+from prefork.net.connection import READ_SIZE
 
-# One read of the socket may still come on top of what lies here already, so reading stops that
-# much earlier: never more than HIGH_WATER bytes are kept.
-HIGH_WATER: Final = 128 * 1024
-PAUSE_ABOVE: Final = HIGH_WATER - 64 * 1024
+# One read of the socket may still come on top of what lies here already: never more than HIGH_WATER
+# bytes are kept.
+PAUSE_ABOVE: Final = 64 * 1024
+HIGH_WATER: Final = PAUSE_ABOVE + READ_SIZE
 RESUME_BELOW: Final = 16 * 1024
 
 
@@ -89,7 +90,7 @@ class Body:
             return
         self._chunks.append(data)
         self._size += len(data)
-        if self._size > PAUSE_ABOVE and not self._paused:
+        if self._size > PAUSE_ABOVE and not self._paused and self.received != self.length:
             self._paused = True
             self._source.pause_body()
         self._wake()

@@ -26,7 +26,8 @@ from prefork.event.deadlines import Deadlines
 from prefork.event.reactor import READABLE, WRITABLE, Reactor
 from prefork.net.outbuf import OutBuffer, Piece
 
-READ_SIZE: Final = 64 * 1024
+# What one read takes at most: an upload of 64 KiB, a usual size, with its head at once.
+READ_SIZE: Final = 128 * 1024
 HIGH_WATER: Final = 64 * 1024
 LOW_WATER: Final = 16 * 1024
 # A peer that goes on sending after our last word gets this long, and is read this far. Many clients

@@ -261,8 +261,9 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Target]]:
         raise SystemExit(f"hosting: {problem}") from None
     results: list[dict[str, Any]] = []
     failed: dict[tuple[str, str], str] = {}
+    chosen = {name: row for name, row in ROWS.items() if name in options.scenarios}
     for number in range(options.rounds):
-        for scenario, row in ROWS.items():
+        for scenario, row in chosen.items():
             for name in row.servers:
                 if (scenario, name) in failed:
                     continue
@@ -278,7 +279,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Target]]:
                     file=sys.stderr,
                 )
     targets = []
-    for scenario, row in ROWS.items():
+    for scenario, row in chosen.items():
         rows: list[tuple[str, ...]] = []
         for name, server in row.servers.items():
             mine = [r for r in results if (r["scenario"], r["server"]) == (scenario, name)]

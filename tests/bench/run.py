@@ -130,7 +130,7 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
         except NotInstalledError as problem:
             absent[name] = f"not installed: {problem}"
     results: list[dict[str, Any]] = []
-    scenarios = [SCENARIOS[name] for name in options.scenarios]
+    scenarios = [one for name, one in SCENARIOS.items() if name in options.scenarios]
     for number in range(options.rounds):
         for scenario in scenarios:
             for name in options.servers:
@@ -174,7 +174,7 @@ def throughput(options: argparse.Namespace) -> dict[str, Any]:
 def draw(report: dict[str, Any], options: argparse.Namespace) -> str:
     found = report["throughput"]
     panels = []
-    for name in options.scenarios:
+    for name in (one for one in SCENARIOS if one in options.scenarios):
         bars = [
             Bar(
                 SERVERS[e["server"]].label,
@@ -232,10 +232,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--scenarios",
-        type=names(list(SCENARIOS)),
-        default=list(SCENARIOS),
+        type=names([*SCENARIOS, *hosting.ROWS]),
+        default=[*SCENARIOS, *hosting.ROWS],
         metavar="NAMES",
-        help=f"of {', '.join(SCENARIOS)}",
+        help=f"of {', '.join(SCENARIOS)}; when hosting, of {', '.join(hosting.ROWS)}",
     )
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured")
     parser.add_argument("--svg", metavar="FILE", help="draw the throughput")
@@ -258,7 +258,7 @@ def command_of(options: argparse.Namespace) -> str:
     for name in ("only", "peers"):
         if (value := getattr(options, name)) is not None:
             words += [f"--{name}", ",".join(value)]
-    if options.scenarios != list(SCENARIOS):
+    if options.scenarios != [*SCENARIOS, *hosting.ROWS]:
         words += ["--scenarios", ",".join(options.scenarios)]
     return shlex.join(words)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from prefork.http.body import HIGH_WATER
+
 Make = Callable[..., Any]
 Send = Callable[[dict[str, Any]], Any]
 Receive = Callable[[], Any]
 Scope = dict[str, Any]
 TEXT = [(b"content-type", b"text/plain")]
-HIGH_WATER = 128 * 1024
 
 
 def start(status: int = 200, headers: Any = TEXT, **more: Any) -> dict[str, Any]:

@@ -107,17 +107,16 @@ class H1Protocol:
             if self._buffer:
                 data = self._buffer + data
                 self._buffer = b""
-            else:
-                _, end, rest = data.partition(b"\r\n\r\n")
-                if end and not rest:
-                    # The usual: one head, whole and alone.
-                    try:
-                        self._request(data)
-                    except PeerError as error:
-                        self._buffer = data
-                        self.refuse(error)
-                    return
-            self._heads(data)
+            head, end, rest = data.partition(b"\r\n\r\n")
+            if end and not rest:
+                # The usual: one head, whole and alone.
+                try:
+                    self._request(data)
+                except PeerError as error:
+                    self._buffer = data
+                    self.refuse(error)
+                return
+            self._heads(data, head, end, rest)
         elif state is BODY or state is DRAIN:
             self._body_data(data)
         elif state is RUN:
@@ -173,28 +172,30 @@ class H1Protocol:
 
     # Heads
 
-    def _heads(self, data: bytes) -> None:
-        """Serve the requests in `data` for as long as each is over when its handler returns."""
+    def _heads(self, data: bytes, head: bytes, end: bytes, rest: bytes) -> None:
+        """Serve the requests in `data` for as long as each is over when its handler returns.
+
+        `head`, `end` and `rest` are `data`, parted at the first empty line: a body of a hundred
+        kilobytes that came with its head is copied once.
+        """
         while self.state is HEAD:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
+            if not end:
                 if data:
                     self._partial(data)
                 return
-            end += 4
             try:
-                if end == len(data):
+                if not rest:
                     self.leaving = self.leaving or self.saw_eof
                     self._request(data)
                     return
-                rest = data[end:]
                 if data.startswith(b"\r\n"):
                     data = skip_empty_line(data)
+                    head, end, rest = data.partition(b"\r\n\r\n")
                     continue
                 # What follows must be in place before the handler runs: it may end this request,
                 # or leave it to a task that asks for the next one later.
                 self._buffer = rest
-                self._request(data[:end])
+                self._request(head + end)
             except PeerError as error:
                 self._buffer = data
                 self.refuse(error)
@@ -203,6 +204,7 @@ class H1Protocol:
                 return
             data = self._buffer
             self._buffer = b""
+            head, end, rest = data.partition(b"\r\n\r\n")
 
     def _partial(self, data: bytes) -> None:
         """Keep the beginning of a head, unless it can be refused already."""
@@ -355,12 +357,12 @@ class H1Protocol:
             )
         else:
             self._left = length
-        if not expects:
-            server.bodies.touch(self)  # else the client waits for us: see send_continue
         if self._buffer:
             data = self._buffer
             self._buffer = b""
             self._body_data(data)
+        elif not expects:
+            server.bodies.touch(self)  # else the client waits for us: see send_continue
 
     # Bodies
 
@@ -542,7 +544,7 @@ class H1Protocol:
         self.state = HEAD
         self.server.idle.touch(self)
         if rest:
-            self._heads(rest)
+            self._heads(rest, *rest.partition(b"\r\n\r\n"))
 
     def _go_on(self) -> None:
         """Serve what was pipelined behind a request that has just ended."""
@@ -551,7 +553,7 @@ class H1Protocol:
         if self.state is HEAD and self._buffer:
             data = self._buffer
             self._buffer = b""
-            self._heads(data)
+            self._heads(data, *data.partition(b"\r\n\r\n"))
         if self.saw_eof:
             if self.state is HEAD:
                 self._close()
