@@ -25,6 +25,7 @@ from prefork.config.kinds import (
     Path,
 )
 from prefork.config.option import Option, Section, Variables
+from prefork.config.rootpath import RootPath
 from prefork.config.sections import (
     UNLIMITED,
     AccessLogFile,
@@ -88,6 +89,24 @@ class Config(Struct, frozen=True, kw_only=True):
             example='"on"',
         ),
     ] = "auto"
+    root_path: Annotated[
+        str,
+        Option(
+            RootPath(),
+            "The prefix that a proxy takes off the paths it passes on to a hosted application, so "
+            "that its links have it. It is `/api` behind nginx's `location /api/ { proxy_pass "
+            "http://127.0.0.1:8000/; }`, by the slash at the end. A WSGI application has it as "
+            "SCRIPT_NAME; an ASGI application as `root_path`, and before the rest of `path`. With "
+            "a proxy that passes paths on unchanged leave it empty, and give the prefix to the "
+            "application's routes. To an onion it means nothing; `prefork.asgi` and "
+            "`prefork.wsgi` have an argument of this name.",
+            example="/api",
+            known_as=(
+                *("script_name", "force_script_name", "application_root", "url_path_prefix"),
+                *("url_prefix", "path_prefix", "base_path", "prefix"),
+            ),
+        ),
+    ] = ""
     preload: Annotated[
         bool,
         Option(

@@ -27,7 +27,7 @@ _TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 
 
 class AsgiHost:
-    """An ASGI application as a worker serves it."""
+    """An ASGI application as a worker serves it, by the settings `lifespan` and `root_path`."""
 
     def __init__(self, app: AsgiApplication, *, lifespan: Mode, root_path: str = "") -> None:
         self.app = app
@@ -56,7 +56,8 @@ class AsgiHost:
                 # The library is a price that only those pay who need it.
                 from prefork.gateway.asgi_websocket import serve_websocket
 
-                await serve_websocket(app, exchange, state, root_path, error_log)
+                scope = http_scope(exchange, state, root_path)
+                await serve_websocket(app, exchange, scope, error_log)
                 return
             talk = HttpTalk(exchange, error_log)
             try:

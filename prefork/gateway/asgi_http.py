@@ -17,7 +17,9 @@ cancelled when timeouts.graceful is nearly over, like every handler.
 import asyncio
 import os
 import stat
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from prefork.errors import PeerError
 from prefork.gateway.asgi_fields import lines_of
@@ -51,7 +53,11 @@ class ClientDisconnectedError(ConnectionResetError):
 
 
 def http_scope(exchange: "Exchange", state: dict[str, Any], root_path: str) -> dict[str, Any]:
-    """The scope of one request; everything in it that can be changed is its own."""
+    """The scope of one request; everything in it that can be changed is its own.
+
+    `root_path` is what a proxy has taken off the path. ASGI wants it back: "PATH_INFO can be
+    derived by stripping root_path from path" (HTTP & WebSocket format, "WSGI Compatibility").
+    """
     raw_path, _, query = exchange.raw_target.partition(b"?")
     block = exchange.head[len(exchange.request_line) + 2 : -4]
     headers = list(map(_known_line, block.split(b"\r\n"))) if block else []
@@ -62,9 +68,9 @@ def http_scope(exchange: "Exchange", state: dict[str, Any], root_path: str) -> d
             headers = [field for field in headers if field[0] != b"host"]
             headers.insert(0, (b"host", exchange.host.encode()))
     path = raw_path.decode("ascii") if b"%" not in raw_path else exchange.path
-    if root_path:
+    if root_path and raw_path != b"*":  # the server as a whole is nowhere below it
         path = root_path + path
-        raw_path = root_path.encode() + raw_path
+        raw_path = encoded(root_path) + raw_path
     connection = exchange.connection
     port = connection.peer_port
     server: tuple[str, int | None] = connection.local_address()
@@ -89,6 +95,12 @@ def http_scope(exchange: "Exchange", state: dict[str, Any], root_path: str) -> d
         "state": state.copy(),
         "extensions": EXTENSIONS.copy(),
     }
+
+
+@cache  # an application has one
+def encoded(root_path: str) -> bytes:
+    """As it stands in a URL (RFC 3986 section 3.3)."""
+    return quote(root_path, safe="/!$&'()*+,;=:@").encode()
 
 
 def _forwarded(

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prefork.event.bridge import EXCHANGE_TASK
 from prefork.gateway.asgi import AsgiApplication, is_about_the_client
-from prefork.gateway.asgi_http import HttpTalk, Message, http_scope
+from prefork.gateway.asgi_http import HttpTalk, Message, encoded, http_scope
 from prefork.gateway.failure import request_text
 from prefork.gateway.lifespan import Lifespan, Mode
+from prefork.gateway.rootpath import checked
 
 if TYPE_CHECKING:
     from prefork.log import ErrorLog
@@ -29,16 +30,21 @@ _NOT_OURS: Final = frozenset(
 _NO_BODY: Final = frozenset({204, 205, 304})
 
 
-def asgi(app: AsgiApplication, *, lifespan: Mode = "auto") -> "AsgiLayer":
-    """`app` as the innermost layer: it answers every request that reaches it."""
-    return AsgiLayer(app, lifespan)
+def asgi(app: AsgiApplication, *, lifespan: Mode = "auto", root_path: str = "") -> "AsgiLayer":
+    """`app` as the innermost layer: it answers every request that reaches it.
+
+    `root_path` is what a proxy, or a layer further out by setting `ctx.path`, has taken off the
+    path: the application is told of it. Raises ValueError.
+    """
+    return AsgiLayer(app, lifespan, checked(root_path))
 
 
 class AsgiLayer:
     """See `asgi`. Its lifespan runs with the hooks of the application that uses it."""
 
-    def __init__(self, app: AsgiApplication, lifespan: Mode) -> None:
+    def __init__(self, app: AsgiApplication, lifespan: Mode, root_path: str = "") -> None:
         self._app = app
+        self._root_path = root_path
         self._lifespan = Lifespan(app, lifespan)
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio keeps only weak references
 
@@ -57,14 +63,10 @@ class AsgiLayer:
         if exchange.upgrade == "websocket":
             from prefork.gateway.asgi_websocket import serve_websocket
 
-            await serve_websocket(self._app, exchange, self._lifespan.state, "", log)
+            await serve_websocket(self._app, exchange, self._scope(ctx), log)
             return
-        scope = http_scope(exchange, self._lifespan.state, "")
+        scope = self._scope(ctx)
         scope["extensions"] = _EXTENSIONS.copy()
-        if ctx._rewritten is not None:
-            path, _, query = ctx._rewritten.partition("?")
-            scope["path"], scope["raw_path"] = ctx.path, path.encode()
-            scope["query_string"] = query.encode()
         talk = _LayerTalk(ctx, log)
         task = asyncio.create_task(self._run(scope, talk), name=EXCHANGE_TASK)
         self._tasks.add(task)
@@ -74,6 +76,16 @@ class AsgiLayer:
         except asyncio.CancelledError:
             task.cancel()
             raise
+
+    def _scope(self, ctx: "Context") -> dict[str, Any]:
+        root_path = self._root_path
+        scope = http_scope(ctx.exchange, self._lifespan.state, root_path)
+        if ctx._rewritten is not None:
+            path, _, query = ctx._rewritten.partition("?")
+            scope["path"] = root_path + ctx.path
+            scope["raw_path"] = encoded(root_path) + path.encode()
+            scope["query_string"] = query.encode()
+        return scope
 
     async def _run(self, scope: dict[str, Any], talk: "_LayerTalk") -> None:
         try:

@@ -11,7 +11,6 @@ from prefork.gateway.asgi_http import (
     ClientDisconnectedError,
     HttpTalk,
     Message,
-    http_scope,
 )
 from prefork.gateway.failure import request_text
 from prefork.http.websocket import (
@@ -144,9 +143,9 @@ class WebSocketTalk(HttpTalk):
 
 
 async def serve_websocket(
-    app: Any, exchange: "Exchange", state: dict[str, Any], root_path: str, log: "ErrorLog"
+    app: Any, exchange: "Exchange", scope: dict[str, Any], log: "ErrorLog"
 ) -> None:
-    """Answer a request that offers to become a WebSocket."""
+    """Answer a request that offers to become a WebSocket; `scope` is what HTTP would be given."""
     from prefork.gateway.asgi import failed, unfinished
 
     try:
@@ -159,7 +158,6 @@ async def serve_websocket(
         )
         exchange.reply(error.status, TEXT + error.fields, str(error).encode())
         return
-    scope = http_scope(exchange, state, root_path)
     scope["type"] = "websocket"
     scope["scheme"] = _SCHEMES[exchange.scheme]
     scope["subprotocols"] = websocket.subprotocols

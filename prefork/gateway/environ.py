@@ -51,14 +51,21 @@ class _Keys(dict[str, str | None]):
 
 
 class Environs:
-    """Makes the environs of one worker."""
+    """Makes the environs of one worker. `root_path` is what a proxy has taken off the path."""
 
     __slots__ = ("_base", "_keys")
 
-    def __init__(self, *, errors: "ErrorStream", multithread: bool, multiprocess: bool) -> None:
+    def __init__(
+        self,
+        *,
+        errors: "ErrorStream",
+        multithread: bool,
+        multiprocess: bool,
+        root_path: str = "",
+    ) -> None:
         self._keys = _Keys()
         self._base: Environ = {
-            "SCRIPT_NAME": "",
+            "SCRIPT_NAME": root_path.encode().decode("latin-1"),
             "SERVER_PROTOCOL": "HTTP/1.1",
             "SERVER_SOFTWARE": "prefork",
             "GATEWAY_INTERFACE": "CGI/1.1",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prefork.gateway.environ import Environs
 from prefork.gateway.inline import LONG, give_body, short
 from prefork.gateway.input import collect
+from prefork.gateway.rootpath import checked
 from prefork.gateway.start import ApplicationError, Start, bodiless, octets, pieces_of
 from prefork.gateway.wsgierrors import ErrorStream
 from prefork.gateway.wsgifile import FileWrapper
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 class WsgiLayer:
     """Middleware that answers every request with `application`."""
 
-    def __init__(self, application: Callable[..., Any]) -> None:
+    def __init__(self, application: Callable[..., Any], root_path: str = "") -> None:
         self.application = application
+        self._root_path = root_path
         self._environs: tuple[ErrorLog, Environs] | None = None
 
     async def __call__(self, ctx: "Context") -> None:
@@ -60,16 +62,25 @@ class WsgiLayer:
     def _environs_of(self, log: "ErrorLog") -> Environs:
         """A reconfigured server has another log."""
         if self._environs is None or self._environs[0] is not log:
-            environs = Environs(errors=ErrorStream(log), multithread=True, multiprocess=True)
+            environs = Environs(
+                errors=ErrorStream(log),
+                multithread=True,
+                multiprocess=True,
+                root_path=self._root_path,
+            )
             self._environs = (log, environs)
         return self._environs[1]
 
 
-def wsgi(application: Callable[..., Any]) -> WsgiLayer:
-    """`application` as a layer for `Application.use`."""
+def wsgi(application: Callable[..., Any], *, root_path: str = "") -> WsgiLayer:
+    """`application` as a layer for `Application.use`.
+
+    `root_path` is what a proxy, or a layer further out by setting `ctx.path`, has taken off the
+    path: the application has it as SCRIPT_NAME. Raises TypeError, ValueError.
+    """
     if not callable(application):
         raise TypeError(f"a WSGI application is callable, {type(application).__name__} is not")
-    return WsgiLayer(application)
+    return WsgiLayer(application, checked(root_path))
 
 
 class LayerStart(Start):

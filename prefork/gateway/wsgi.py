@@ -16,14 +16,21 @@ if TYPE_CHECKING:
 
 
 class Wsgi:
-    """`threads` as the setting of that name; `multiprocess`: other processes may run it, too."""
+    """`threads` and `root_path` are the settings of these names; `multiprocess`: other processes
+    may run it, too."""
 
     def __init__(
-        self, application: Callable[..., Any], *, threads: int = 0, multiprocess: bool = True
+        self,
+        application: Callable[..., Any],
+        *,
+        threads: int = 0,
+        multiprocess: bool = True,
+        root_path: str = "",
     ) -> None:
         self.application = application
         self.threads = threads
         self.multiprocess = multiprocess
+        self.root_path = root_path
         # Whom to ask for a worker in place of this one, and why; the worker sets it.
         self.on_exit: Callable[[str], None] = _nothing
         self._asked = False
@@ -42,6 +49,7 @@ class Wsgi:
             errors=ErrorStream(error_log),
             multithread=self.threads > 1,
             multiprocess=self.multiprocess,
+            root_path=self.root_path,
         )
         if not self.threads:
             return Inline(self.application, environs, executor.loop, error_log, self._exit).handle

@@ -53,10 +53,16 @@ def host(application: Any, conf: "Config") -> Hosted:
     if found.interface == "asgi":
         from prefork.gateway.asgi import AsgiHost
 
-        return Hosted(str(found), AsgiHost(application, lifespan=conf.lifespan))
+        asgi = AsgiHost(application, lifespan=conf.lifespan, root_path=conf.root_path)
+        return Hosted(str(found), asgi)
     if found.interface == "wsgi":
         from prefork.gateway.wsgi import Wsgi
 
-        wsgi = Wsgi(application, threads=conf.threads, multiprocess=conf.master_process)
+        wsgi = Wsgi(
+            application,
+            threads=conf.threads,
+            multiprocess=conf.master_process,
+            root_path=conf.root_path,
+        )
         return Hosted(str(found), wsgi)
     raise AppLoadError(f'app "{conf.app}": it is {found}, which is not hosted yet')

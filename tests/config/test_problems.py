@@ -244,6 +244,42 @@ BROKEN: dict[str, tuple[str, str]] = {
                |      ^~~~~~~~~~~~~~~~~~~
         """,
     ),
+    "a prefix": (
+        """
+        app: a:b
+        root_path: "api"
+        """,
+        """
+        conf.yaml:2:12: error: "root_path" must be a path such as /api, or "", not "api" """
+        """(did you mean "/api"?)
+             2 | root_path: "api"
+               |            ^~~~~
+        """,
+    ),
+    "an encoded prefix": (
+        """
+        app: a:b
+        root_path: /caf%C3%A9/
+        """,
+        """
+        conf.yaml:2:12: error: "root_path" is written without %-escapes """
+        """(did you mean "/caf\u00e9"?)
+             2 | root_path: /caf%C3%A9/
+               |            ^~~~~~~~~~~
+        """,
+    ),
+    "a prefix that no client sends": (
+        """
+        app: a:b
+        root_path: /api/../x
+        """,
+        """
+        conf.yaml:2:12: error: "root_path" must be a path without spaces, backslashes, "." and """
+        """"..", not "/api/../x"
+             2 | root_path: /api/../x
+               |            ^~~~~~~~~
+        """,
+    ),
     "no application": (
         """
         workers: 2

@@ -463,6 +463,41 @@ def test_websockets(site: Any) -> None:
     assert site.wait() == 0
 
 
+@pytest.mark.parametrize("framework", sorted(SOURCES))
+def test_below_a_prefix(daemon: Daemon, framework: str) -> None:
+    """As behind nginx's `proxy_pass http://…/;`: every route is where it was."""
+    site = daemon(app=SOURCES[framework], root_path="/caf\u00e9/v1")
+    assert ask(site, "GET", "/state")[1] == b"from the lifespan"
+    source = (site.directory / "application.py").read_bytes()
+    assert ask(site, "GET", "/static/application.py")[1] == source
+    assert ask(site, "GET", "/nowhere")[0].status == 404
+    with connect(f"ws://127.0.0.1:{site.port}/ws") as client:
+        client.send("hello")
+        assert json.loads(client.recv(SLOW)) == {"got": "hello", "state": "from the lifespan"}
+
+
+def test_links_of_fastapi_below_a_prefix(daemon: Daemon) -> None:
+    links = """
+@app.get("/links/")
+def links(request: Request):
+    static = request.url_for("static", path="a.css")
+    return [str(request.url), str(request.base_url), str(request.url_for("links")), str(static)]
+"""
+    source = FASTAPI.replace('app.mount("/static", StaticFiles(directory="."))', "")
+    source += links + 'app.mount("/static", StaticFiles(directory="."), name="static")\n'
+    site = daemon(app=source, root_path="/api")
+    assert json.loads(ask(site, "GET", "/links/?q", Host="example.org")[1]) == [
+        "http://example.org/api/links/?q",
+        "http://example.org/api/",
+        "http://example.org/api/links/",
+        "http://example.org/api/static/a.css",
+    ]
+    answer, _ = ask(site, "GET", "/links", Host="example.org")
+    assert answer.headers["Location"] == "http://example.org/api/links/"
+    assert b"url: '/api/openapi.json'" in ask(site, "GET", "/docs")[1]
+    assert json.loads(ask(site, "GET", "/openapi.json")[1])["servers"] == [{"url": "/api"}]
+
+
 LIBRARIES = '''
 import asyncio, os, sys
 import anyio

@@ -159,12 +159,24 @@ def test_unusual_targets_and_heads(asgi: Make, head: bytes, expected: dict[str, 
         assert app.scopes[0][name] == value
 
 
-def test_a_root_path_comes_before_the_path(asgi: Make) -> None:
+@pytest.mark.parametrize(
+    ("root_path", "target", "path", "raw_path"),
+    [
+        ("/api", b"/x?y", "/api/x", b"/api/x"),
+        ("/api", b"/api/%20x", "/api/api/ x", b"/api/api/%20x"),
+        ("/api", b"http://other.example?y", "/api/", b"/api/"),
+        ('/caf\u00e9/a+b;c="', b"/%2F", '/caf\u00e9/a+b;c="//', b"/caf%C3%A9/a+b;c=%22/%2F"),
+        ("/api", b"*", "*", b"*"),  # the server as a whole
+    ],
+)
+def test_a_root_path_comes_before_the_path(
+    asgi: Make, root_path: str, target: bytes, path: str, raw_path: bytes
+) -> None:
     app = Keeping()
-    asgi(app, root_path="/api").connect().get("/x")
-    assert app.scopes[0]["root_path"] == "/api"
-    assert app.scopes[0]["path"] == "/api/x"
-    assert app.scopes[0]["raw_path"] == b"/api/x"
+    asgi(app, root_path=root_path).ask(b"OPTIONS %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
+    assert app.scopes[0]["root_path"] == root_path
+    assert app.scopes[0]["path"] == path
+    assert app.scopes[0]["raw_path"] == raw_path
 
 
 # receive

@@ -153,6 +153,45 @@ def test_the_request_reaches_it_as_a_layer_has_left_it(onion: Make) -> None:
         assert client.answer().body == expected
 
 
+def test_it_is_told_what_was_taken_off_the_path(onion: Make) -> None:
+    """By a proxy, or by a layer; and of WebSockets, which used to lose what a layer had done."""
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
+        await send(start())
+        await send(body())
+
+    async def mounting(ctx: Any, next: Any) -> None:
+        ctx.path = ctx.path.removeprefix("/caf\u00e9")
+        await next()
+
+    w = onion(mounting, prefork.asgi(app, lifespan="off", root_path="/caf\u00e9"))
+    for fields in (
+        b"",
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+    ):
+        for path in (b"/caf%C3%A9/x%20y", b"/x%20y"):
+            w.ask(b"GET %b?z HTTP/1.1\r\nHost: a\r\n%b\r\n" % (path, fields))
+    assert [scope["type"] for scope in scopes] == ["http", "http", "websocket", "websocket"]
+    for scope in scopes:
+        assert scope["root_path"] == "/caf\u00e9"
+        assert scope["path"] == "/caf\u00e9/x y"
+        assert scope["raw_path"] == b"/caf%C3%A9/x%20y"
+        assert scope["query_string"] == b"z"
+
+
+@pytest.mark.parametrize("layer", [prefork.asgi, prefork.wsgi])
+@pytest.mark.parametrize("wrong", ["api", "/", "/api/", "/a%20b", "/a?b", "//a", "/a/../b"])
+def test_a_wrong_root_path_is_refused(layer: Any, wrong: str) -> None:
+    with pytest.raises(ValueError, match='root_path is a path such as /api, or "", not '):
+        layer(sends(), root_path=wrong)
+
+
 @pytest.mark.parametrize(
     ("messages", "match"),
     [

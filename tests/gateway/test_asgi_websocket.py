@@ -146,6 +146,14 @@ def test_the_scope(asgi: Make) -> None:
     assert "method" not in scope
 
 
+def test_a_root_path_comes_before_the_path(asgi: Make) -> None:
+    app = Recording()
+    Peer(asgi(app, root_path="/caf\u00e9").connect())
+    assert app.scope["root_path"] == "/caf\u00e9"
+    assert app.scope["path"] == "/caf\u00e9/chat room"
+    assert app.scope["raw_path"] == b"/caf%C3%A9/chat%20room"
+
+
 @pytest.mark.parametrize("deflate", [False, True])
 def test_messages(asgi: Make, deflate: bool) -> None:
     app = Recording()

@@ -71,6 +71,14 @@ def test_the_environ(hosted: Hosted) -> None:
     assert said["wsgi.input_terminated"] is True
 
 
+def test_what_a_proxy_has_taken_off_is_the_script_name(hosted: Hosted) -> None:
+    server = hosted(ECHO, root_path="/caf\u00e9")
+    said = json.loads(ask(server.port, "GET", "/caf%C3%A9/x?y")[1])
+    assert said["SCRIPT_NAME"] == "/caf\u00c3\u00a9"
+    assert said["PATH_INFO"] == "/caf\u00c3\u00a9/x"  # it is what has come
+    assert said["REQUEST_URI"] == "/caf%C3%A9/x?y"
+
+
 def test_a_connection_whose_requests_differ(hosted: Hosted) -> None:
     """What is remembered of a client must not outlive what it says."""
     server = hosted(ECHO)

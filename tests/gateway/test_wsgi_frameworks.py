@@ -18,7 +18,9 @@ CONF = Path(__file__).parents[2] / "conf"
 
 FLASK = """
 import io
-from flask import Flask, Response, request, send_file, session, stream_with_context
+from flask import (
+    Flask, Response, redirect, request, send_file, session, stream_with_context, url_for
+)
 
 app = Flask(__name__)
 app.secret_key = "k"
@@ -56,6 +58,14 @@ def count():
     session["n"] = session.get("n", 0) + 1
     return str(session["n"])
 
+@app.get("/links")
+def links():
+    return [url_for("hello"), url_for("static", filename="a.css"), request.url, request.root_path]
+
+@app.get("/folder/")
+def folder():
+    return redirect(url_for("hello"))
+
 @app.get("/fail")
 def fail():
     raise ValueError("in a view")
@@ -68,6 +78,21 @@ FORM = (
     + b"\r\n--b--\r\n"
 )
 MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def test_flask_below_a_prefix(hosted: Hosted) -> None:
+    """As behind nginx's `proxy_pass http://…/;`: its links have what its paths come without."""
+    port = hosted(FLASK, root_path="/old/shop").port
+    prefix = "/old/shop"
+    host = {"Host": "example.org"}
+    links = json.loads(ask(port, "GET", "/links?q=1", headers=host)[1])
+    assert links[:2] == [f"{prefix}/", f"{prefix}/static/a.css"]
+    assert links[2] == f"http://example.org{prefix}/links?q=1"
+    assert links[3] == prefix
+    answer, _ = ask(port, "GET", "/folder", headers=host)  # the slash is the router's
+    assert answer.headers["Location"] == f"http://example.org{prefix}/folder/"
+    assert ask(port, "GET", "/folder/")[0].headers["Location"] == f"{prefix}/"
+    assert ask(port, "GET", f"{prefix}/links")[0].status == 404  # not what that proxy sends
 
 
 def test_flask(hosted: Hosted) -> None:

@@ -154,6 +154,30 @@ def test_a_graceful_stop_waits_for_threads_within_its_time(daemon: Any) -> None:
         assert b" 503 " in stuck.recv(1000)
 
 
+MOUNTED = """
+from prefork import Application, wsgi
+
+def shop(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [repr([environ[name] for name in ("SCRIPT_NAME", "PATH_INFO", "REQUEST_URI")]).encode()]
+
+app = Application()
+
+@app.use
+async def mounting(ctx, next):
+    ctx.path = ctx.path.removeprefix("/shop")
+    await next()
+
+app.use(wsgi(shop, root_path="/shop"))
+"""
+
+
+def test_it_is_told_what_was_taken_off_the_path(daemon: Any) -> None:
+    server = daemon(app=MOUNTED)
+    assert ask(server.port, "GET", "/shop/x")[1] == b"['/shop', '/x', '/shop/x']"
+    assert ask(server.port, "GET", "/x")[1] == b"['/shop', '/x', '/x']"
+
+
 BUSY = """
 import os, time
 
