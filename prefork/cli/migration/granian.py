@@ -10,9 +10,11 @@ from prefork.cli.migration.table import (
     Row,
     Server,
     directory,
+    left_in,
     level,
     listen,
     path,
+    root_path,
     row,
     terminated,
     whole,
@@ -156,7 +158,7 @@ ROWS: Final = (
         "",
         "prefork terminates no TLS yet: the file serves plain HTTP, put a proxy before it",
     ),
-    row("url_path_prefix --url-path-prefix", "", "the application has to know its prefix"),
+    row("url_path_prefix --url-path-prefix", "root_path", left_in("granian"), root_path),
     row(
         "respawn_failed_workers --respawn-failed-workers ! / --no-respawn-failed-workers|"
         "respawn_interval --respawn-interval",

@@ -11,9 +11,11 @@ from prefork.cli.migration.table import (
     Server,
     address,
     directory,
+    left_in,
     level,
     listen,
     path,
+    root_path,
     row,
     seconds,
     switch,
@@ -210,7 +212,17 @@ def _variables(job: Job, one: Row) -> None:
     values = job.get(one.name)
     for text in values if isinstance(values, list) else []:
         name, _, value = str(text).partition("=")
-        job.put(f"environment.{name.strip()}", value, one.name)
+        if name.strip() == "SCRIPT_NAME" and worker_class(job) != "asgi":
+            _script_name(job, value)
+        else:
+            job.put(f"environment.{name.strip()}", value, one.name)
+
+
+def _script_name(job: Job, value: str) -> None:
+    """gunicorn looks for the prefix of a WSGI application in its own environment."""
+    said = f"SCRIPT_NAME={value}"
+    job.put("root_path", value.rstrip("/"), said)
+    job.note(said, left_in("gunicorn"))
 
 
 def _identity(job: Job, one: Row) -> None:
@@ -350,7 +362,13 @@ ROWS: Final = (
     ),
     row("chdir --chdir", "working_directory", "", directory),
     row("daemon -D --daemon !", "daemon", "the command returns when the workers are ready", switch),
-    row("raw_env -e --env *", "environment", "", _variables),
+    row(
+        "raw_env -e --env *",
+        "environment",
+        "`SCRIPT_NAME` is the setting `root_path`",
+        _variables,
+        quiet=True,
+    ),
     row("pidfile -p --pid", "pid_file", "", path),
     row("user -u --user|group -g --group", "user group", "of the workers", _identity, quiet=True),
     row("initgroups --initgroups !", "", "always done when the master is root's", quiet=True),
@@ -475,12 +493,7 @@ ROWS: Final = (
         seconds,
     ),
     row("websocket_max_message_size --websocket-max-message-size", "limits.message", "", whole),
-    row(
-        "root_path --root-path",
-        "",
-        "there is no root_path: the application has to know its prefix (FastAPI(root_path=…), "
-        "FORCE_SCRIPT_NAME)",
-    ),
+    row("root_path --root-path", "root_path", left_in("gunicorn"), root_path),
     row(
         "permit_obsolete_folding --permit-obsolete-folding !|"
         "strip_header_spaces --strip-header-spaces !|"
@@ -553,6 +566,9 @@ def _finish(job: Job) -> None:
     if "log.access.format" not in job.values:
         job.put("log.access.format", "off", "gunicorn writes none unless it is asked to")
     _trust_defaults(job)
+    prefix = job.environ.get("SCRIPT_NAME", "")
+    if prefix and "root_path" not in job.values and worker_class(job) != "asgi":
+        _script_name(job, prefix)
     if worker_class(job) == "sync" and "timeout" not in job.found:
         job.put("timeouts.request", 30.0, "gunicorn's default `timeout` of a sync worker")
     job.put("on_term", "graceful", "TERM is graceful in gunicorn, and fast in nginx and prefork")

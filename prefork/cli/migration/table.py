@@ -114,6 +114,15 @@ def terminated(name: str) -> str:
     )
 
 
+def left_in(name: str) -> str:
+    """What differs between `root_path` and the prefix of a server that leaves paths as they came:
+    hypercorn and granian (2.5.6) want it there, gunicorn's SCRIPT_NAME demands it."""
+    return (
+        f"{name} leaves the prefix in the path, here the proxy takes it off: nginx's `proxy_pass` "
+        "with a slash at its end"
+    )
+
+
 class Job:
     """One migration. `values` are the settings so far: dotted key → (YAML, why).
 
@@ -277,6 +286,11 @@ def level(job: Job, one: Row) -> None:
     word = job.text(one.name).lower()
     known = {"trace": "debug", "info": "notice", "warning": "warn", "critical": "crit"}
     job.put(one.keys[0], known.get(word, word), job.said(one.name))
+
+
+def root_path(job: Job, one: Row) -> None:
+    """A prefix of URLs → `root_path`. A slash at its end, which most bear with, is dropped."""
+    job.put("root_path", job.text(one.name).rstrip("/"), job.said(one.name))
 
 
 def directory(job: Job, one: Row) -> None:

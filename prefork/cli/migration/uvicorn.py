@@ -13,6 +13,7 @@ from prefork.cli.migration.table import (
     directory,
     level,
     listen,
+    root_path,
     row,
     seconds,
     terminated,
@@ -142,11 +143,7 @@ ROWS: Final = (
     row("server_header --server-header ! / --no-server-header", "", "there is no switch for it"),
     row("date_header --date-header ! / --no-date-header", "", "`Date` is always sent"),
     row("headers --header *", "", "a middleware of the application adds them"),
-    row(
-        "root_path --root-path",
-        "",
-        "there is no root_path: the application has to know its prefix, e.g. FastAPI(root_path=…)",
-    ),
+    row("root_path --root-path", "root_path", "", root_path),
     row(
         "limit_concurrency --limit-concurrency",
         "limits.connections",
