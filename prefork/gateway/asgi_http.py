@@ -161,6 +161,9 @@ class HttpTalk:
         if body is NO_BODY:
             self._received = True
             return {"type": "http.request", "body": b"", "more_body": False}
+        if body.at_end:
+            self._received = True
+            return {"type": "http.request", "body": body.take(), "more_body": False}
         try:
             data = await body.read_some()
         except PeerError as error:

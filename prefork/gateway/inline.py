@@ -69,7 +69,10 @@ class Inline:
                 self.loop.show()
                 return self._collect(exchange)
             data = body.take()
-            give_body(environ, io.BytesIO(data), len(data))
+            if body.length is None:
+                give_body(environ, io.BytesIO(data), len(data))
+            else:
+                environ["wsgi.input"] = io.BytesIO(data)
         start = InlineStart(exchange)
         context = self.context.copy()
         try:

@@ -18,6 +18,7 @@ from prefork.net.connection import READ_SIZE
 PAUSE_ABOVE: Final = 64 * 1024
 HIGH_WATER: Final = PAUSE_ABOVE + READ_SIZE
 RESUME_BELOW: Final = 16 * 1024
+_NO_TRAILERS: Final = Headers([])
 
 
 class BodySource(Protocol):
@@ -63,7 +64,7 @@ class Body:
         self.length = length
         self.received = 0
         self.at_end = False  # everything has come; it may not have been read yet
-        self.trailers = Headers([])
+        self.trailers = _NO_TRAILERS
         self._source = source
         self._loop = loop
         self._limit = limit
@@ -189,6 +190,20 @@ class Body:
         return self.at_end and not self._chunks
 
 
+class WholeBody(Body):
+    """The body of a request that has come whole with its head."""
+
+    __slots__ = ()
+
+    def __init__(self, data: bytes) -> None:
+        self.length = self.received = self._size = len(data)
+        self.at_end = True
+        self.trailers = _NO_TRAILERS
+        self._expected = self._paused = False
+        self._error = None
+        self._chunks = deque((data,))
+
+
 class NoBody(Body):
     """The body of a request without one; one instance serves all."""
 
@@ -198,7 +213,7 @@ class NoBody(Body):
         self.length = 0
         self.received = 0
         self.at_end = True
-        self.trailers = Headers([])
+        self.trailers = _NO_TRAILERS
         self._chunks = deque()
         self._error = None
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from prefork.http.body import Body
 from prefork.http.dates import date_field
 from prefork.http.exchange import Exchange
 
@@ -52,9 +51,6 @@ class H1Exchange(Exchange):
         self.host = host
         self.keep_alive = keep_alive
         self.started = started
-
-    def with_body(self, body: Body) -> None:
-        self.body = body
 
     @property
     def client_left(self) -> bool:

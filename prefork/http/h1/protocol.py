@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from httptools import HttpParserError, HttpParserUpgrade
 
 from prefork.errors import PeerError
-from prefork.http.body import Body
+from prefork.http.body import Body, WholeBody
 from prefork.http.h1.chunked import ChunkedDecoder
 from prefork.http.h1.exchange import H1Exchange
 from prefork.http.h1.head import (
@@ -329,14 +329,27 @@ class H1Protocol:
         length, expects = framing(
             head, lower, exchange.method, http_1_0=http_1_0, limits=server.limits
         )
-        tokens = connection_tokens(head, lower)
-        # RFC 9112 section 9.3: "close" wins over everything else that is said.
-        exchange.keep_alive = b"close" not in tokens and (not http_1_0 or b"keep-alive" in tokens)
+        exchange.keep_alive = not http_1_0
+        if b"\r\nconnection:" in lower:
+            # RFC 9112 section 9.3: "close" wins over everything else that is said.
+            tokens = connection_tokens(head, lower)
+            exchange.keep_alive = b"close" not in tokens and (
+                not http_1_0 or b"keep-alive" in tokens
+            )
         if length == 0:
             if not bodiless:
                 # llhttp waits for a body that no field announces: two readings of one head.
                 raise PeerError(400, "ambiguous framing")
             self.state = RUN
+            return
+        data = self._buffer
+        if length is not None and len(data) >= length:
+            # The usual: it has come with its head.
+            self._buffer = data[length:]
+            exchange.body = WholeBody(data[:length])
+            self.state = RUN
+            if len(self._buffer) > PIPELINE_LIMIT:
+                self.connection.pause_reading()
             return
         body = Body(
             self,
@@ -345,8 +358,7 @@ class H1Protocol:
             limit=server.limits.body,
             expects_continue=expects,
         )
-        exchange.with_body(body)
-        self._body = body
+        self._body = exchange.body = body
         self.state = BODY
         if length is None:
             self._chunked = ChunkedDecoder(
@@ -357,8 +369,7 @@ class H1Protocol:
             )
         else:
             self._left = length
-        if self._buffer:
-            data = self._buffer
+        if data:
             self._buffer = b""
             self._body_data(data)
         elif not expects:
