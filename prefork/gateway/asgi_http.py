@@ -67,7 +67,7 @@ def http_scope(exchange: "Exchange", state: dict[str, Any], root_path: str) -> d
         if exchange.host:
             headers = [field for field in headers if field[0] != b"host"]
             headers.insert(0, (b"host", exchange.host.encode()))
-    path = raw_path.decode("ascii") if b"%" not in raw_path else exchange.path
+    path = raw_path.decode("ascii") if 0x25 not in raw_path else exchange.path  # "%"
     if root_path and raw_path != b"*":  # the server as a whole is nowhere below it
         path = root_path + path
         raw_path = encoded(root_path) + raw_path
@@ -288,7 +288,7 @@ class HttpTalk:
         elif length is None and not (bodiless and not size):
             length = size
         exchange.start(self._status, self._fields, length)
-        if length is None and b"text/event-stream" in self._fields:
+        if length is None and self._fields.find(b"text/event-stream") >= 0:
             exchange.on_drain(self._drain)
 
     async def _after(self, size: int, more: bool) -> None:

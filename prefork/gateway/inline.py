@@ -21,7 +21,7 @@ from prefork.gateway.failure import answer_failure, log_failure, request_text
 from prefork.gateway.input import collect
 from prefork.gateway.start import ApplicationError, Start, bodiless, octets, pieces_of
 from prefork.gateway.wsgifile import FileWrapper, Region
-from prefork.http.body import NO_BODY
+from prefork.http.body import NO_BODY, WholeBody
 
 if TYPE_CHECKING:
     from prefork.event.bridge import ReactorLoop
@@ -64,15 +64,14 @@ class Inline:
             self.loop.show()
             return self._collect(exchange)
         environ = self.environs.make(exchange)
-        if body is not NO_BODY:
+        if body.__class__ is WholeBody:
+            environ["wsgi.input"] = io.BytesIO(body.take())
+        elif body is not NO_BODY:
             if body.failed:
                 self.loop.show()
                 return self._collect(exchange)
             data = body.take()
-            if body.length is None:
-                give_body(environ, io.BytesIO(data), len(data))
-            else:
-                environ["wsgi.input"] = io.BytesIO(data)
+            give_body(environ, io.BytesIO(data), len(data))
         start = InlineStart(exchange)
         context = self.context.copy()
         try:

@@ -203,6 +203,11 @@ class WholeBody(Body):
         self._error = None
         self._chunks = deque((data,))
 
+    def take(self) -> bytes:
+        chunks = self._chunks
+        self._size = 0
+        return chunks.pop() if chunks else b""
+
 
 class NoBody(Body):
     """The body of a request without one; one instance serves all."""

@@ -81,9 +81,9 @@ def test_no_hole_is_left_when_the_question_comes_where_room_is_made(
             os.kill(ME, signal.SIGUSR2)
         return at
 
-    monkeypatch.setattr(witness, "_CROWDED", 8192)
+    monkeypatch.setattr(witness, "_CROWDED", 128 * 1024)
     monkeypatch.setattr(os, "lseek", interrupted)
-    for _ in range(100):
+    for _ in range(200):
         armed = True
         os.kill(ME, signal.SIGUSR2)
         assert stacks.used(0) == seek(asked._region, 0, os.SEEK_CUR)

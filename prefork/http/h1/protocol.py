@@ -29,6 +29,7 @@ from prefork.http.h1.chunked import ChunkedDecoder
 from prefork.http.h1.exchange import H1Exchange
 from prefork.http.h1.head import (
     BODY_EXPECTED,
+    CONNECTION,
     METHODS,
     check_beginning,
     connection_tokens,
@@ -108,15 +109,24 @@ class H1Protocol:
                 data = self._buffer + data
                 self._buffer = b""
             head, end, rest = data.partition(b"\r\n\r\n")
-            if end and not rest:
-                # The usual: one head, whole and alone.
-                try:
-                    self._request(data)
-                except PeerError as error:
-                    self._buffer = data
-                    self.refuse(error)
+            if not end:
+                self._partial(data)
                 return
-            self._heads(data, head, end, rest)
+            try:
+                if not rest:
+                    # The usual: one head, whole and alone.
+                    self._request(data)
+                    return
+                # What follows must be in place before the handler runs: it may end this request,
+                # or leave it to a task that asks for the next one later.
+                self._buffer = rest
+                self._request(head + end)
+            except PeerError as error:
+                self._buffer = data
+                self.refuse(error)
+                return
+            if self._buffer:
+                self._heads()
         elif state is BODY or state is DRAIN:
             self._body_data(data)
         elif state is RUN:
@@ -172,39 +182,22 @@ class H1Protocol:
 
     # Heads
 
-    def _heads(self, data: bytes, head: bytes, end: bytes, rest: bytes) -> None:
-        """Serve the requests in `data` for as long as each is over when its handler returns.
-
-        `head`, `end` and `rest` are `data`, parted at the first empty line: a body of a hundred
-        kilobytes that came with its head is copied once.
-        """
-        while self.state is HEAD:
+    def _heads(self) -> None:
+        """Serve what is in the buffer for as long as each is over when its handler returns."""
+        while self.state is HEAD and self._buffer and self.connection.on_room is None:
+            data = self._buffer
+            head, end, self._buffer = data.partition(b"\r\n\r\n")
             if not end:
-                if data:
-                    self._partial(data)
+                self._partial(data)
                 return
             try:
-                if not rest:
+                if not self._buffer:
                     self.leaving = self.leaving or self.saw_eof
-                    self._request(data)
-                    return
-                if data.startswith(b"\r\n"):
-                    data = skip_empty_line(data)
-                    head, end, rest = data.partition(b"\r\n\r\n")
-                    continue
-                # What follows must be in place before the handler runs: it may end this request,
-                # or leave it to a task that asks for the next one later.
-                self._buffer = rest
                 self._request(head + end)
             except PeerError as error:
                 self._buffer = data
                 self.refuse(error)
                 return
-            if self.state is not HEAD or self.connection.on_room is not None:
-                return
-            data = self._buffer
-            self._buffer = b""
-            head, end, rest = data.partition(b"\r\n\r\n")
 
     def _partial(self, data: bytes) -> None:
         """Keep the beginning of a head, unless it can be refused already."""
@@ -286,7 +279,7 @@ class H1Protocol:
         )
         if http_1_0:
             exchange.version = "1.0"
-            if exchange.keep_alive and b"close" in connection_tokens(head, lower):
+            if exchange.keep_alive and b"close" in connection_tokens(lower):
                 exchange.keep_alive = False  # llhttp lets "keep-alive, close" keep it
         elif parser.complete:
             exchange.usual = method != "HEAD"
@@ -295,7 +288,7 @@ class H1Protocol:
         else:
             self._with_body(exchange, http_1_0, bodiless=offered or parser.complete)
             if offered and not http_1_0 and self.state is RUN:
-                exchange.upgrade = offered_protocol(head, lower)
+                exchange.upgrade = offered_protocol(lower)
         self.exchange = exchange
         try:
             rest = server.handler(exchange)
@@ -312,7 +305,7 @@ class H1Protocol:
                 server.wait_for(exchange)
             # A handler may go on after its answer, while the next request runs already.
             task.add_done_callback(partial(self._task_done, exchange))
-        elif not exchange.finished or task.exception() is not None:
+        elif not exchange.finished or task.cancelled() or task.exception() is not None:
             self._task_done(exchange, task)
 
     def _request_after_empty_line(self, head: bytes) -> None:
@@ -325,14 +318,12 @@ class H1Protocol:
     def _with_body(self, exchange: H1Exchange, http_1_0: bool, *, bodiless: bool) -> None:
         """A head that is not the whole request, or one that offers an upgrade."""
         server = self.server
-        head, lower = exchange.head, exchange.lower
-        length, expects = framing(
-            head, lower, exchange.method, http_1_0=http_1_0, limits=server.limits
-        )
+        lower = exchange.lower
+        length, expects = framing(lower, exchange.method, http_1_0=http_1_0, limits=server.limits)
         exchange.keep_alive = not http_1_0
-        if b"\r\nconnection:" in lower:
+        if lower.partition(CONNECTION)[1]:
             # RFC 9112 section 9.3: "close" wins over everything else that is said.
-            tokens = connection_tokens(head, lower)
+            tokens = connection_tokens(lower)
             exchange.keep_alive = b"close" not in tokens and (
                 not http_1_0 or b"keep-alive" in tokens
             )
@@ -554,17 +545,14 @@ class H1Protocol:
         """The response is sent and its request was read to the end: the next one."""
         self.state = HEAD
         self.server.idle.touch(self)
-        if rest:
-            self._heads(rest, *rest.partition(b"\r\n\r\n"))
+        self._buffer = rest
+        self._heads()
 
     def _go_on(self) -> None:
         """Serve what was pipelined behind a request that has just ended."""
         if self.connection.on_room is not None:
             return
-        if self.state is HEAD and self._buffer:
-            data = self._buffer
-            self._buffer = b""
-            self._heads(data, *data.partition(b"\r\n\r\n"))
+        self._heads()
         if self.saw_eof:
             if self.state is HEAD:
                 self._close()
