@@ -1,5 +1,6 @@
 """`prefork init`: a first configuration that serves at once, and a unit for systemd."""
 
+import math
 import os
 import re
 import shlex
@@ -59,8 +60,8 @@ ExecStop=-{program} stop --pid-file {pid_file}
 KillSignal=SIGQUIT
 KillMode=mixed
 # Longer than timeouts.boot and timeouts.graceful.
-TimeoutStartSec=90
-TimeoutStopSec=45
+TimeoutStartSec={start}
+TimeoutStopSec={stop}
 WatchdogSec=30
 Restart=on-failure
 RestartSec=1
@@ -190,6 +191,8 @@ def systemd_unit(path: str, unit: str) -> str:
         configuration=_escaped(os.path.abspath(path)),
         # Not the configuration's own: its folder need not be writable, and %t is swept at boot.
         pid_file=f"%t/{runtime}/prefork.pid",
+        start=math.ceil(conf.timeouts.boot + 30),
+        stop=math.ceil(conf.drain_delay + conf.timeouts.graceful + 15),
         user=conf.user or getpass.getuser(),
         runtime=runtime,
     )

@@ -1,7 +1,9 @@
 """`prefork migrate`: option by option, whole files, and what it writes is checked and served."""
 
 import os
+import re
 import subprocess
+import sys
 import sysconfig
 import time
 import urllib.request
@@ -13,6 +15,7 @@ import yaml
 
 from prefork.cli.migration import accessformat, confpy, reference
 from prefork.cli.migration.collect import SERVERS, server
+from prefork.cli.migration.table import Found, Job
 from prefork.cli.migration.words import parse, split
 from prefork.config.compound import Addresses
 from prefork.config.options import find
@@ -154,6 +157,11 @@ def migrate(tmp_path: Path) -> Any:
         ("hypercorn --read-timeout 9 chat:app", "timeouts.body", "9s"),
         ("/srv/venv/bin/python -m uvicorn chat:app --workers 2", "workers", 2),
         ("poetry run gunicorn -w 2 shop", "workers", 2),
+        ("gunicorn --proxy-protocol v2 shop", "app", "shop:application"),
+        ("gunicorn --proxy-protocol shop:app", "app", "shop:app"),
+        ("gunicorn --threads many -b :80 shop", "listen", [":80"]),
+        ("gunicorn -e A=1,2 -e B shop", "environment", {"A": "1,2"}),
+        ("hypercorn --acces-log - chat:app", "app", "chat:app"),
     ],
 )
 def test_an_option_becomes_a_setting(migrate: Any, command: str, key: str, value: object) -> None:
@@ -180,6 +188,13 @@ def test_an_option_becomes_a_setting(migrate: Any, command: str, key: str, value
         ("gunicorn -w -4 shop", "is negative"),
         ("gunicorn -k my.Worker shop", "is a worker that prefork has no counterpart of"),
         ("gunicorn -k gevent shop", "Nothing is monkey-patched"),
+        ("gunicorn -k gevent --threads 99 shop", "99 threads take the place of green ones"),
+        ("gunicorn --threads many shop", "--threads many: is not understood"),
+        ("gunicorn -e A=1 -e B shop", 'raw_env: "B" is no NAME=value'),
+        ("gunicorn -e A=1 shop", "a secret is better off as `${NAME}`"),
+        ("gunicorn --worker-connections 9 shop", "9: changes nothing here"),
+        ("gunicorn --initgroups shop", "always done when the master is root's"),
+        ("granian chat:app --access-log-fmt x", "--access-log-fmt x: changes nothing here"),
         ("gunicorn -t 60 -k gthread shop", "it never limited a request"),
         ("gunicorn -t 60 shop", "longest time of a request"),
         ("gunicorn --certfile c --keyfile k shop", "prefork terminates no TLS yet"),
@@ -283,7 +298,8 @@ def when_raedy(server):
     pass
 
 
-print("said on stdout")
+helper = 3
+print("said on stdout", helper)
 """
 
 
@@ -307,7 +323,7 @@ def test_a_file_is_executed_and_what_it_computes_is_kept(migrate: Any, tmp_path:
         "%({y}o)s, a field of the response, has no counterpart",
     ):
         assert answer in done.told
-    for silent in ("cpu_count:", "_private", "statsd", "nothing watches", "said on stdout"):
+    for silent in ("cpu_count:", "_private", "statsd", "nothing watches", "said on", "helper"):
         assert silent not in done.told
     # gunicorn reads that file by itself, and its command line comes first.
     assert migrate("gunicorn", "shop")["workers"] == 3
@@ -321,6 +337,10 @@ def test_a_file_is_executed_and_what_it_computes_is_kept(migrate: Any, tmp_path:
         ("workers = = 2\n", "SyntaxError"),
         ("import sys; sys.exit(3)\n", "SystemExit: 3"),
         ("import nothing_of_the_kind\n", "No module named 'nothing_of_the_kind'"),
+        ("import nothing_of_the_kind\n", "install prefork where nothing_of_the_kind is"),
+        ("raise KeyboardInterrupt\n", "KeyboardInterrupt"),
+        ("import os; os._exit(3)\n", "ended itself with the exit status 3"),
+        ("import os; os.kill(os.getpid(), 9)\n", "died of SIGKILL"),
     ],
 )
 def test_a_file_that_fails_shows_its_own_frames(
@@ -329,7 +349,7 @@ def test_a_file_that_fails_shows_its_own_frames(
     (tmp_path / "g.py").write_text(source)
     done = migrate("g.py")
     assert done.code == 1
-    assert "g.py was executed and failed" in done.told
+    assert "g.py was executed and " in done.told
     assert answer in done.told
     assert "confpy" not in done.told
     assert done.text == ""
@@ -343,6 +363,44 @@ def test_a_file_that_does_not_end_is_killed(tmp_path: Path) -> None:
     assert time.monotonic() - began < 60
 
 
+def test_a_thread_of_the_file_is_not_waited_for(migrate: Any, tmp_path: Path) -> None:
+    (tmp_path / "g.py").write_text(
+        "import threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "workers = 2\n"
+    )
+    done = migrate("g.py", "shop")
+    assert done.code == 0, done.told
+    assert done["workers"] == 2
+
+
+def test_a_worker_made_from_uvicorns_is_one(migrate: Any, tmp_path: Path) -> None:
+    (tmp_path / "uvicorn_worker.py").write_text("class UvicornWorker:\n    pass\n")
+    (tmp_path / "g.py").write_text(
+        "from uvicorn_worker import UvicornWorker\n"
+        "class Ours(UvicornWorker):\n    CONFIG_KWARGS = {'lifespan': 'off'}\n"
+        "worker_class = Ours\n"
+    )
+    done = migrate("g.py", "chat:app")
+    assert done["interface"] == "asgi"
+    assert "worker_class = Ours: is a class of its own: what it overrides" in done.told
+    (tmp_path / "g.py").write_text(
+        "from uvicorn_worker import UvicornWorker\nworker_class = UvicornWorker\n"
+    )
+    done = migrate("g.py", "chat:app")
+    assert done["interface"] == "asgi"
+    assert "overrides" not in done.told
+
+
+def test_a_file_without_a_worker_class_may_not_be_all(migrate: Any, tmp_path: Path) -> None:
+    """The well-known gunicorn_conf.py of Docker images for FastAPI is used with -k."""
+    (tmp_path / "g.py").write_text("workers = 2\n")
+    assert "`prefork migrate -- gunicorn -c FILE -k …`" in migrate("g.py", "chat:app").told
+    done = migrate("--", "gunicorn", "-c", "g.py", "-k", "uvicorn_worker.UvicornWorker", "chat:app")
+    assert "gunicorn -c FILE" not in done.told
+    assert (done["interface"], done["workers"]) == ("asgi", 2)
+
+
 def test_nothing_is_overwritten_without_force(migrate: Any, tmp_path: Path) -> None:
     (tmp_path / "conf.yaml").write_text("app: mine:app\n")
     done = migrate("-o", "conf.yaml", "uvicorn", "chat:app")
@@ -354,11 +412,13 @@ def test_nothing_is_overwritten_without_force(migrate: Any, tmp_path: Path) -> N
 
 
 def test_a_unit_is_written_beside_the_file(migrate: Any, tmp_path: Path) -> None:
-    done = migrate("-o", "web.yaml", "--systemd", "uvicorn", "chat:app", "--env-file", ".env")
+    command = ("uvicorn", "chat:app", "--env-file", ".env", "--timeout-graceful-shutdown", "120")
+    done = migrate("-o", "web.yaml", "--systemd", *command)
     assert done.code == 0
     unit = (tmp_path / "web.service").read_text()
     assert f"EnvironmentFile={tmp_path}/.env\n" in unit
     assert f"start -c {tmp_path}/web.yaml" in unit
+    assert "TimeoutStopSec=135\n" in unit  # or systemd would kill what may take 120 s
     # The unit is in the way as the configuration is.
     (tmp_path / "web.yaml").unlink()
     assert migrate("-o", "web.yaml", "--systemd", "uvicorn", "chat:app").code == 1
@@ -473,6 +533,76 @@ def test_tables_name_each_option_once_and_only_settings_that_are_there(name: str
             assert find(key) is not None or key == "forwarded.trust"
         assert one.say or one.keys
         assert one.how is not None or not one.keys
+
+
+_VALUES = ("7", "x", "127.0.0.1:7", "on", "off", "info", "2h", "/x/y", "A=1", "CERT_NONE")
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_no_option_is_dropped_without_a_word(name: str) -> None:
+    """Whatever an option is set to, a setting that the README names is written, or it is told."""
+    known = server(name)
+    app = {known.rows[0].name: Found("a:b", "a:b")}
+
+    def done(found: dict[str, Found]) -> Job:
+        job = Job(known, {**app, **found}, cwd="/", output=None, environ={})
+        job.run()
+        return job
+
+    plain = done({})
+    for one in known.rows:
+        for option in one.options:
+            # What is the application's, what only counts with a socket, and what is read before.
+            if option.name in (*app, "factory", "uds_permissions", "config"):
+                continue
+            for value in (True, False) if option.takes == "!" else _VALUES:
+                given: object = [value] if option.takes == "*" else value
+                job = done({option.name: Found(given, f"the {option.name}")})
+                wrote = {key for key in job.values if job.values[key] != plain.values.get(key)}
+                # What follows from the kind of worker and is told with another option.
+                wrote -= {"timeouts.request"} if name == "gunicorn" else set()
+                assert wrote or job.notes != plain.notes, (option.name, value)
+                for key in wrote:
+                    assert any(key == k or key.startswith(f"{k}.") for k in one.keys), option.name
+
+
+def test_no_option_of_gunicorns_is_unknown() -> None:
+    theirs = pytest.importorskip("gunicorn.config").KNOWN_SETTINGS
+    flags, names = _known("gunicorn")
+    assert {flag for one in theirs for flag in one.cli or ()} <= flags
+    assert {one.name for one in theirs} <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "command"),
+    [("uvicorn", "uvicorn.main", "main"), ("granian", "granian.cli", "cli")],
+)
+def test_no_option_of_a_server_with_click_is_unknown(name: str, module: str, command: str) -> None:
+    parameters = getattr(pytest.importorskip(module), command).params
+    flags, names = _known(name)
+    theirs = {flag for one in parameters for flag in (*one.opts, *one.secondary_opts)}
+    assert {flag for flag in theirs if flag.startswith("-")} <= flags
+    assert {one.name for one in parameters} <= names
+
+
+def test_no_option_of_hypercorns_is_unknown() -> None:
+    pytest.importorskip("hypercorn")
+    page = subprocess.run(
+        [sys.executable, "-m", "hypercorn", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    theirs = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*\b", page)) - {"-h", "--help"}
+    assert len(theirs) > 30
+    assert theirs <= _known("hypercorn")[0]
+
+
+def _known(name: str) -> tuple[set[str], set[str]]:
+    options = server(name).options()
+    flags = {flag for option in options for flag in (*option.flags, *option.off)}
+    return flags, {option.name for option in options}
 
 
 def test_a_command_line_is_read_as_its_server_reads_it() -> None:

@@ -19,6 +19,10 @@ SERVERS: Final = {name: name for name in ("gunicorn", "uvicorn", "granian", "hyp
 
 _DEFAULT_FILE: Final = "gunicorn.conf.py"
 _SAID_MAX: Final = 90
+_NOT_IN_FILE: Final = (
+    "the file names none, which is gunicorn's sync for WSGI. If gunicorn is started with more than "
+    "the file (-k, -w), migrate that command line: `prefork migrate -- gunicorn -c FILE -k …`"
+)
 
 
 class Collected(NamedTuple):
@@ -64,7 +68,10 @@ def _collect(
     if first.endswith(".py") or first.startswith(("python:", "file:")):
         if len(command) > 2:
             raise click.UsageError("after a configuration comes the application, and no more")
-        return _gunicorn(["-c", *command], environ, cwd, timeout, source, [])
+        collected = _gunicorn(["-c", *command], environ, cwd, timeout, source, [])
+        if "worker_class" not in collected.found:
+            collected.notes.append(Note("worker_class", _NOT_IN_FILE))
+        return collected
     variables, before, name, arguments = split(command, SERVERS)
     if not name:
         raise click.UsageError(_unknown(first))
@@ -151,8 +158,10 @@ def _globals(
     """The settings that the file sets to something."""
     names = tuple(option.name for option in chosen.options())
     found = {}
-    for key, (value, kind, source) in confpy.read(name, cwd, environ, timeout).items():
+    for key, (value, kind, source, used) in confpy.read(name, cwd, environ, timeout).items():
         if key not in names:
+            if used:
+                continue
             # Functions and classes of its own are the file's business, unless they look like a
             # slip: nearer than `guess` asks for, because cpu_count is not capture_output.
             close = get_close_matches(key, names, n=1, cutoff=0.75)
@@ -164,7 +173,9 @@ def _globals(
         if empty and not kind and key != "sendfile":
             continue
         said = f"{key} = {source or repr(value)}" if kind != "function" else f"{key}()"
-        if kind not in ("", "class", "function"):
+        if kind == "subclass" and key == "worker_class":
+            notes.append(Note(said, "is a class of its own: what it overrides is not translated"))
+        if kind not in ("", "class", "subclass", "function"):
             raise OperatorError(f"{name}: {key} is a {kind}, which gunicorn does not take")
         found[key] = Found(value, said if len(said) <= _SAID_MAX else said[: _SAID_MAX - 1] + "…")
     return found

@@ -19,15 +19,24 @@ from typing import Any, Final, NamedTuple
 from prefork.errors import OperatorError
 
 TIMEOUT: Final = 20.0
+_FAILED: Final = 70
+_WORKERS: Final = (
+    "gunicorn.workers.g",
+    "gunicorn.workers.sync",
+    "uvicorn.workers",
+    "uvicorn_worker",
+)
 
 
 class Global(NamedTuple):
     """A name that the file has set. `value` is plain data, or None and `kind` says what it was.
-    `source` is the expression when it is more than a literal."""
+    `source` is the expression when it is more than a literal; `used` tells a helper, which the
+    file itself reads, from a setting that only the server could read."""
 
     value: Any
     kind: str
     source: str
+    used: bool
 
 
 def read(name: str, cwd: str, environ: Mapping[str, str], timeout: float) -> dict[str, Global]:
@@ -60,8 +69,14 @@ def read(name: str, cwd: str, environ: Mapping[str, str], timeout: float) -> dic
         answer = answers.read()
     if child.returncode != 0 or not answer:
         text = said.decode(errors="replace").strip()
-        raise OperatorError(f"{name} was executed and failed\n{text}")
+        raise OperatorError(f"{name} was executed and {_ended(child.returncode)}\n{text}".rstrip())
     return {key: Global(*fields) for key, fields in json.loads(answer).items()}
+
+
+def _ended(status: int) -> str:
+    if status < 0:
+        return f"died of {signal.Signals(-status).name}"
+    return "failed" if status == _FAILED else f"ended itself with the exit status {status}"
 
 
 def main(name: str, descriptor: int) -> int:
@@ -84,16 +99,26 @@ def main(name: str, descriptor: int) -> int:
                 text = file.read()
             space = {"__name__": "__config__", "__file__": name, "__builtins__": __builtins__}
             exec(compile(text, name, "exec"), space)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         sys.stderr.write(user_traceback(error) + "\n")
-        return 1
+        if isinstance(error, ModuleNotFoundError):
+            sys.stderr.write(
+                f"it was executed by {sys.executable}: install prefork where {error.name} is, and"
+                " run `prefork migrate` from there\n"
+            )
+        return _FAILED
     sources = expressions(text)
+    used = {
+        node.id
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
     table = {}
     for key, value in space.items():
         if key.startswith("_") or type(value).__name__ == "module":
             continue
         plain, kind = _plain(value)
-        table[key] = Global(plain, kind, sources.get(key, ""))
+        table[key] = Global(plain, kind, sources.get(key, ""), key in used)
     with open(descriptor, "w") as pipe:
         json.dump(table, pipe)
     return 0
@@ -129,11 +154,18 @@ def _plain(value: object) -> tuple[Any, str]:
     if isinstance(value, dict):
         return {str(key): _plain(item)[0] for key, item in value.items()}, ""
     if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}", "class"
+        # Of a worker class that the file makes itself, the server's own that it is made from.
+        known = (one for one in value.__mro__ if one.__module__.startswith(_WORKERS))
+        found = next(known, value)
+        kind = "class" if found is value else "subclass"
+        return f"{found.__module__}.{found.__qualname__}", kind
     if isinstance(value, os.PathLike):
         return str(value), ""
     return None, "function" if callable(value) else type(value).__name__
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1], int(sys.argv[2])))
+    status = main(sys.argv[1], int(sys.argv[2]))
+    sys.stderr.flush()
+    # Not by way of SystemExit: threads that the file has started would be waited for.
+    os._exit(status)

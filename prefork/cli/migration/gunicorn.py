@@ -101,7 +101,8 @@ def _class(job: Job, one: Row) -> None:
         job.put("threads", max(threads, _GREEN_THREADS), said)
         job.note(
             said,
-            f"{_GREEN_THREADS} threads take the place of green ones, as a start: requests that "
+            f"{max(threads, _GREEN_THREADS)} threads take the place of green ones, as a start: "
+            "requests that "
             "wait need one each. Nothing is monkey-patched; what the application patches itself "
             "stays so, and should go",
         )
@@ -210,12 +211,19 @@ def _error_log(job: Job, one: Row) -> None:
 
 def _variables(job: Job, one: Row) -> None:
     values = job.get(one.name)
-    for text in values if isinstance(values, list) else []:
-        name, _, value = str(text).partition("=")
-        if name.strip() == "SCRIPT_NAME" and worker_class(job) != "asgi":
+    told = False
+    for text in values if isinstance(values, list) else [values]:
+        name, equals, value = str(text).partition("=")
+        if not equals:
+            job.note(one.name, f'"{text}" is no NAME=value: left out, as gunicorn refuses it')
+        elif name.strip() == "SCRIPT_NAME" and worker_class(job) != "asgi":
             _script_name(job, value)
         else:
             job.put(f"environment.{name.strip()}", value, one.name)
+            told = True
+    if told:
+        # Not as they were given: this is printed.
+        job.note(one.name, "copied as they are; a secret is better off as `${NAME}` or `${file:…}`")
 
 
 def _script_name(job: Job, value: str) -> None:
@@ -365,18 +373,18 @@ ROWS: Final = (
     row(
         "raw_env -e --env *",
         "environment",
-        "`SCRIPT_NAME` is the setting `root_path`",
+        "copied as they are, secrets too; `SCRIPT_NAME` is the setting `root_path`",
         _variables,
         quiet=True,
     ),
     row("pidfile -p --pid", "pid_file", "", path),
     row("user -u --user|group -g --group", "user group", "of the workers", _identity, quiet=True),
-    row("initgroups --initgroups !", "", "always done when the master is root's", quiet=True),
+    row("initgroups --initgroups !", "", "always done when the master is root's"),
     row("umask -m --umask", "umask", "0 there, inherited here", _umask, quiet=True),
     row("pythonpath --pythonpath", "", "set PYTHONPATH for prefork itself", _python_path),
     row(
         "accesslog --access-logfile",
-        "log.access.path",
+        "log.access.path log.access.format",
         "off there unless it is set: `log.access.format: off` is written then",
         _access_log,
         quiet=True,
@@ -435,7 +443,7 @@ ROWS: Final = (
         "fields with `_` in their name never reach the application, and none sets its environ",
     ),
     row(
-        "proxy_protocol --proxy-protocol !|proxy_allow_ips --proxy-allow-from",
+        "proxy_protocol --proxy-protocol ?|proxy_allow_ips --proxy-allow-from",
         "listen",
         "of each address, and the header is required then; `forwarded.trust` says from whom",
         _proxy_protocol,

@@ -17,11 +17,13 @@ from prefork.config.reader import quote
 
 FLAG: Final = "!"
 LIST: Final = "*"
+MODE: Final = "?"
 
 
 class Option(NamedTuple):
-    """An option of another server. `takes` is "" for a value, FLAG, or LIST for one that may be
-    repeated. `off` are the flags that mean its contrary."""
+    """An option of another server. `takes` is "" for a value, FLAG, LIST for one that may be
+    repeated, or MODE for a flag that may be followed by one of a few words. `off` are the flags
+    that mean its contrary."""
 
     name: str
     flags: tuple[str, ...]
@@ -74,7 +76,7 @@ def row(
 def _option(text: str) -> Option:
     words, _, off = text.partition("/")
     name, *flags = words.split()
-    takes = flags.pop() if flags and flags[-1] in (FLAG, LIST) else ""
+    takes = flags.pop() if flags and flags[-1] in (FLAG, LIST, MODE) else ""
     return Option(name, tuple(flags), takes, tuple(off.split()))
 
 
@@ -157,14 +159,19 @@ class Job:
             here = [option.name for option in one.options if option.name in self.found]
             if not here:
                 continue
-            before = len(self.notes)
+            before = (len(self.notes), len(self.values))
             if one.how is not None:
                 try:
                     one.how(self, one)
                 except (ValueError, TypeError) as error:
                     self.note(self.said(*here), f"is not understood ({error}): set it by hand")
-            if one.say and not one.quiet and len(self.notes) == before:
+                    # Other rows look at it, too, and are to find the default.
+                    for name in here:
+                        self.found.pop(name)
+            if one.say and not one.quiet and len(self.notes) == before[0]:
                 self.note(self.said(*here), one.say)
+            if (len(self.notes), len(self.values)) == before:
+                self.note(self.said(*here), "changes nothing here: nothing is written for it")
         self.server.finish(self)
         unlimited = f"{self.server.name} has no limit; a larger body is answered with 413"
         self.put("limits.body", 16 << 20, unlimited)

@@ -5,9 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from prefork.cli.migration.table import FLAG, LIST, Found, Option, Server
+from prefork.cli.migration.table import FLAG, LIST, MODE, Found, Option, Server
 from prefork.errors import OperatorError
 
+# What may follow gunicorn's --proxy-protocol, which until its version 24 nothing did.
+_MODES = ("off", "auto", "v1", "v2", "false", "true", "none", "0", "1")
 _APP = re.compile(r"[^\W\d][\w./-]*:[^\s]+|[^\W\d]\w*(?:\.\w+)+")
 
 
@@ -56,14 +58,19 @@ def _long(
     option = known.get(flag)
     if option is None:
         # Whether it takes a value nobody can know: what looks like the application is none.
-        if not equals and left and not left[0].startswith("-") and not _APP.fullmatch(left[0]):
+        follows = left[0] if left and not equals else "--"
+        if (follows == "-" or not follows.startswith("-")) and not _APP.fullmatch(follows):
             word += f" {left.pop(0)}"
         line.unknown.append(word)
     elif flag in option.off:
         line.found[option.name] = Found(False, word)
     elif option.takes == FLAG:
-        # gunicorn's --proxy-protocol and its like may have a value behind a "=".
         line.found[option.name] = Found(value if equals else True, word)
+    elif option.takes == MODE:
+        if not equals and left and left[0].lower() in _MODES:
+            value = left.pop(0)
+            word += f" {value}"
+        line.found[option.name] = Found(value or True, word)
     else:
         _take(option, flag, value if equals else _next(flag, left), line, "=" if equals else " ")
 
@@ -77,7 +84,7 @@ def _short(known: dict[str, Option], word: str, left: list[str], line: CommandLi
         if option is None:
             line.unknown.append(word)
             return
-        if option.takes == FLAG:
+        if option.takes in (FLAG, MODE):
             line.found[option.name] = Found(True, flag)
             continue
         _take(option, flag, rest.removeprefix("=") or _next(flag, left), line, " ")
