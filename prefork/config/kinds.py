@@ -363,7 +363,8 @@ def _misspelt(text: str, words: tuple[str, ...]) -> str | None:
 
 class AppSpec:
     """`module:attribute`, or `module:factory()`, perhaps with literals between the parentheses;
-    `module` alone is `module:app`. Whether it exists is for the process that imports it."""
+    `module` alone is its `app` or `application`. Whether it is there is for the process that
+    imports it."""
 
     syntax = "module:attribute or module:factory()"
     _FORM: Final = re.compile(

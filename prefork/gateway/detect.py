@@ -25,6 +25,10 @@ _ASGI_2: Final = (
 )
 
 
+# Frameworks whose applications can be called, but to another end.
+_OWN_SERVERS: Final = ("aiohttp", "tornado")
+
+
 class InterfaceError(OperatorError):
     """The object cannot be hosted, or not in the way that was asked for; `str()` says why."""
 
@@ -53,7 +57,7 @@ def detect(application: object, wanted: str = "auto") -> Detected:
         raise InterfaceError(found.text)
     if isinstance(found, Detected):
         if found.interface == wanted:
-            return found
+            return found if found.sure else Detected(found.interface, "as configured")
         if wanted == "asgi" and not found.sure:
             return Detected("asgi", "as configured")
         raise InterfaceError(_mismatch(found, wanted))
@@ -92,6 +96,12 @@ def _look_at(value: Any) -> Detected | _Refusal:
         return _Refusal(f"it is {_a(type(value).__name__)}, which is no application")
     if inspect.isclass(value):
         return _look_at_class(value)
+    for one in type(value).__mro__:
+        if one.__module__.partition(".")[0] in _OWN_SERVERS and one.__name__ == "Application":
+            return _Refusal(
+                f"it is {_a(_class_name(one))}, which speaks neither WSGI nor ASGI: only its own"
+                " server can run it"
+            )
     if inspect.isdatadescriptor(type(value).__call__):
         # A slot or a property: each instance has a `__call__` of its own, as sentry_sdk's
         # SentryAsgiMiddleware has.
@@ -104,6 +114,10 @@ def _look_at(value: Any) -> Detected | _Refusal:
             ("wsgi", "asgi"),
         )
     what = "function" if inspect.isroutine(_unwrapped(value)) else _class_name(type(value))
+    if inspect.isasyncgenfunction(_unwrapped(value)):
+        return _Refusal(
+            f"it is an async {what} with a `yield`: ASGI 3 sends what it has by `await send(...)`"
+        )
     if _is_async(value):
         return _look_at_async(signature, what)
     return _look_at_plain(signature, what)
@@ -128,12 +142,15 @@ def _look_at_plain(signature: inspect.Signature, what: str) -> Detected | _Refus
     if names[:3] == ["scope", "receive", "send"] and _takes(signature, 3):
         return Detected("asgi", "from its three arguments scope, receive and send")
     if _has_var_positional(signature) and not names:
-        return Detected("wsgi", "from its plain callable of any arguments", sure=False)
+        reason = "a guess from its plain callable of any arguments (`interface` decides)"
+        return Detected("wsgi", reason, sure=False)
     if _takes(signature, 0):
+        either = _takes(signature, 2)
         return _Refusal(
-            f"it is a {what} that needs no arguments, which looks like a factory: to call it"
-            " first, write it with ()",
-            ("wsgi",) if _takes(signature, 2) else (),
+            f"it is {_a(what)} that needs no arguments, which looks like a factory: to call it"
+            " first, write it with ()"
+            + (", and `interface: wsgi` if it is the application itself" if either else ""),
+            ("wsgi",) if either else (),
         )
     if _takes(signature, 2):
         return Detected("wsgi", "from its two-argument callable")
@@ -141,7 +158,7 @@ def _look_at_plain(signature: inspect.Signature, what: str) -> Detected | _Refus
         if names[:1] == ["scope"]:
             return _Refusal(f"it is {_ASGI_2}")
         return _Refusal(
-            f"it is a {what} of one argument: WSGI takes two, ASGI 3 takes three. If it is a"
+            f"it is {_a(what)} of one argument: WSGI takes two, ASGI 3 takes three. If it is a"
             " factory, write it with () and the argument in them"
         )
     if _takes(signature, 3):
@@ -150,7 +167,9 @@ def _look_at_plain(signature: inspect.Signature, what: str) -> Detected | _Refus
             " coroutine",
             ("asgi",),
         )
-    return _Refusal(f"it is a {what} that takes {_count(signature)}: WSGI takes two, ASGI 3 three")
+    return _Refusal(
+        f"it is {_a(what)} that takes {_count(signature)}: WSGI takes two, ASGI 3 three"
+    )
 
 
 def _look_at_class(value: Any) -> Detected | _Refusal:

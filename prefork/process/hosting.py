@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from prefork.gateway.detect import InterfaceError, detect
+from prefork.gateway.detect import Detected, InterfaceError, detect
 from prefork.process.loading import AppLoadError
 
 if TYPE_CHECKING:
@@ -47,14 +47,15 @@ def host(application: Any, conf: "Config") -> Hosted:
         found = detect(application, conf.interface)
     except InterfaceError as error:
         raise AppLoadError(f'app "{conf.app}": {error}') from None
+    interface = f"{found}{_without_effect(found, conf)}"
     # Imported by need: a worker pays for the one interface it has.
     if found.interface == "onion":
-        return Hosted(str(found), application)
+        return Hosted(interface, application)
     if found.interface == "asgi":
         from prefork.gateway.asgi import AsgiHost
 
         asgi = AsgiHost(application, lifespan=conf.lifespan, root_path=conf.root_path)
-        return Hosted(str(found), asgi)
+        return Hosted(interface, asgi)
     if found.interface == "wsgi":
         from prefork.gateway.wsgi import Wsgi
 
@@ -64,5 +65,14 @@ def host(application: Any, conf: "Config") -> Hosted:
             multiprocess=conf.master_process,
             root_path=conf.root_path,
         )
-        return Hosted(str(found), wsgi)
+        return Hosted(interface, wsgi)
     raise AppLoadError(f'app "{conf.app}": it is {found}, which is not hosted yet')
+
+
+def _without_effect(found: Detected, conf: "Config") -> str:
+    """What is set for another interface than this one: the ready line says so."""
+    if conf.threads and found.interface != "wsgi":
+        return f"; `threads: {conf.threads}` has no effect: it is for WSGI"
+    if conf.lifespan == "on" and found.interface != "asgi":
+        return '; `lifespan: "on"` has no effect: it is for ASGI'
+    return ""

@@ -8,6 +8,7 @@ operator's frames and none of ours or of `importlib`.
 import ast
 import difflib
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -22,13 +23,15 @@ class AppLoadError(OperatorError):
 def load_application(spec: str, working_directory: str) -> object:
     """The object that `spec` names: `module:attribute`, `module:a.b`, or `module:factory()`.
 
-    `working_directory` comes first on `sys.path`. `module` alone means `module:app`. A factory may
-    be given literals: `module:create("production", debug=False)`. Raises AppLoadError.
+    `working_directory` comes first on `sys.path`. `module` alone means `module:app`, or
+    `module:application` (gunicorn's way, and Django's) where there is no `app`. A factory may be
+    given literals: `module:create("production", debug=False)`. Raises AppLoadError.
     """
     if working_directory not in sys.path[:1]:
         sys.path.insert(0, working_directory)
     module_name, _, expression = spec.partition(":")
-    module_name, expression = module_name.strip(), expression.strip() or "app"
+    module_name, named = module_name.strip(), expression.strip()
+    expression = named or "app"
     if module_name.endswith(".py") or "/" in module_name:
         dotted = module_name.removesuffix(".py").strip("./").replace("/", ".")
         raise AppLoadError(
@@ -36,12 +39,15 @@ def load_application(spec: str, working_directory: str) -> object:
         )
     names, call = _parse(spec, expression)
     value: object = _import(spec, module_name, working_directory)
+    if not named and not hasattr(value, "app") and hasattr(value, "application"):
+        names = ["application"]
     where = f'module "{module_name}"'
     for name in names:
         try:
             value = getattr(value, name)
         except AttributeError:
-            raise AppLoadError(_no_attribute(spec, where, value, name)) from None
+            hidden = _hidden(module_name, working_directory)
+            raise AppLoadError(_no_attribute(spec, where, value, name) + hidden) from None
         where = f'"{module_name}:{name}"'
     if call is None:
         return value
@@ -106,7 +112,28 @@ def _no_module(spec: str, missing: str, working_directory: str) -> str:
     return (
         f'app "{spec}": no module named "{missing}"{hint}\n'
         f"  looked in {working_directory} (working_directory) and then on sys.path"
-    )
+    ) + ("" if parent else _deeper(missing, working_directory))
+
+
+def _deeper(name: str, working_directory: str) -> str:
+    """Is it one folder further down, as in projects with a src/?"""
+    for folder in sorted(_modules_in(working_directory)):
+        below = os.path.join(working_directory, folder)
+        if name in _modules_in(below):
+            return f"; it is in {below}: write `working_directory: {below}`"
+    return ""
+
+
+def _hidden(name: str, working_directory: str) -> str:
+    """Has another module of the same name, say Python's own, taken the place of the operator's?"""
+    first = name.partition(".")[0]
+    if first not in _modules_in(working_directory):
+        return ""
+    top = sys.modules.get(first)
+    places = [getattr(top, "__file__", None) or "", *getattr(top, "__path__", ())]
+    if any(os.path.realpath(one).startswith(os.path.realpath(working_directory)) for one in places):
+        return ""
+    return f"\n  the {first} in {working_directory} is hidden by it: give that another name"
 
 
 def _modules_in(folder: str) -> list[str]:
@@ -128,7 +155,9 @@ def _import_failed(spec: str, name: str, error: BaseException) -> str:
 
 def _no_attribute(spec: str, where: str, owner: object, name: str) -> str:
     names = [one for one in dir(owner) if not one.startswith("__")]
-    near = difflib.get_close_matches(name, names, n=1)
+    usual = [call for one, call in _USUAL.items() if one in names and inspect.ismodule(owner)]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.65)
+    near = usual or near if name in _USUAL else near or usual
     file = getattr(owner, "__file__", None)
     hint = f'; did you mean "{near[0]}"?' if near else ""
     return f'app "{spec}": {where} has no attribute "{name}"{hint}' + (
@@ -140,6 +169,14 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
+# What applications are called, and how they are written.
+_USUAL = {
+    "app": "app",
+    "application": "application",
+    "create_app": "create_app()",
+    "make_app": "make_app()",
+    "api": "api",
+}
 _ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 

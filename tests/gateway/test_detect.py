@@ -24,6 +24,8 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
 async def layer(ctx: Any, next: Any) -> None: ...
 async def handler(ctx: Any) -> None: ...
 async def nothing() -> None: ...
+async def generator(scope: Any, receive: Any, send: Any) -> Any:
+    yield scope, receive, send
 
 
 class Wsgi:
@@ -51,6 +53,19 @@ class Asgi2:
     def __init__(self, scope: Any) -> None: ...
 
     async def __call__(self, receive: Any, send: Any) -> None: ...
+
+
+class Aiohttp:
+    """Called, aiohttp's gives itself, for gunicorn's sake: it is no factory."""
+
+    def __call__(self) -> Any: ...
+
+
+Aiohttp.__module__, Aiohttp.__qualname__, Aiohttp.__name__ = (
+    "aiohttp.web_app",
+    "Application",
+    "Application",
+)
 
 
 class AppClass:
@@ -81,7 +96,6 @@ def wrapped(*args: Any) -> Any:
         (Wsgi().__call__, "wsgi", "WSGI, from its two-argument callable"),
         (functools.partial(three, 1), "wsgi", "WSGI, from its two-argument callable"),
         (AppClass, "wsgi", "WSGI, from its two-argument class"),
-        (anything, "wsgi", "WSGI, from its plain callable of any arguments"),
         (asgi, "asgi", "ASGI 3, from its three-argument coroutine function"),
         (Asgi(), "asgi", "ASGI 3, from its three-argument coroutine function"),
         (Asgi().method, "asgi", "ASGI 3, from its three-argument coroutine function"),
@@ -106,6 +120,9 @@ def test_what_it_is(value: Any, interface: str, said: str) -> None:
         (types, 'it is the module "types": name the application in it'),
         (factory, "looks like a factory: to call it first, write it with ()"),
         (configured_factory, "looks like a factory: to call it first, write it with ()"),
+        (configured_factory, "and `interface: wsgi` if it is the application itself"),
+        (Aiohttp(), "it is an aiohttp.web_app.Application, which speaks neither WSGI nor ASGI"),
+        (generator, "it is an async function with a `yield`: ASGI 3 sends what it has by"),
         (one, "it is a function of one argument: WSGI takes two, ASGI 3 takes three"),
         (three, "it is a plain function of three arguments: write `interface: asgi`"),
         (four, "it is a function that takes 4 arguments, a, b, c, d: WSGI takes two"),
@@ -146,6 +163,15 @@ def test_the_wrong_pairing(value: Any, wanted: str, said: str) -> None:
     with pytest.raises(InterfaceError) as caught:
         detect(value, wanted)
     assert said in str(caught.value)
+
+
+def test_what_can_only_be_guessed() -> None:
+    """A decorator without functools.wraps: what is behind it nobody can see."""
+    assert str(detect(anything)) == (
+        "WSGI, a guess from its plain callable of any arguments (`interface` decides)"
+    )
+    assert str(detect(anything, "wsgi")) == "WSGI, as configured"
+    assert str(detect(anything, "asgi")) == "ASGI 3, as configured"
 
 
 def test_what_only_the_operator_can_know() -> None:

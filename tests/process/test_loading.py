@@ -106,6 +106,34 @@ def test_a_mistyped_attribute(project: Path) -> None:
     assert str(project / "shop.py") in text
 
 
+def test_a_module_alone_has_the_usual_name(project: Path) -> None:
+    """`gunicorn project.wsgi` is what Django's manual says."""
+    (project / "shop.py").write_text("application = 'theirs'\n")
+    (project / "both.py").write_text("app, application = 'ours', 'theirs'\n")
+    (project / "made.py").write_text("from queue import *\nheappop = 1\ndef create_app(): ...\n")
+    assert load_application("shop", str(project)) == "theirs"
+    assert load_application("both", str(project)) == "ours"
+    assert 'has no attribute "app"; did you mean "application"?' in report("shop:app", project)
+    assert 'has no attribute "app"; did you mean "create_app()"?' in report("made", project)
+    assert 'did you mean "create_app()"?' in report("made:server", project)
+
+
+def test_a_module_in_a_folder_below(project: Path) -> None:
+    (project / "src" / "shop").mkdir(parents=True)
+    text = report("shop.web:app", project)
+    assert f"it is in {project}/src: write `working_directory: {project}/src`" in text
+
+
+def test_a_module_that_is_hidden_by_another_of_its_name(project: Path) -> None:
+    (project / "logging.py").write_text("app = 1\n")
+    text = report("logging:app", project)
+    assert 'module "logging" has no attribute "app"' in text
+    assert f"the logging in {project} is hidden by it: give that another name" in text
+    (project / "shop").mkdir()
+    (project / "shop" / "web.py").touch()
+    assert "is hidden by it" not in report("shop.web:app", project)
+
+
 def test_factories_that_fail(project: Path) -> None:
     (project / "shop.py").write_text("app = 1\ndef create():\n    raise ValueError('no')\n")
     assert "the factory failed\nTraceback" in report("shop:create()", project)
