@@ -112,6 +112,9 @@ class _Call:
         self.thread = threading.get_ident()
         try:
             return self._fn()
+        except StopIteration as error:
+            # asyncio's futures refuse it, and whoever waits would do so for ever: as PEP 479.
+            raise RuntimeError("a function in a thread raised StopIteration") from error
         finally:
             self.over = True
 

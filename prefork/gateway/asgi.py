@@ -13,7 +13,7 @@ from prefork.gateway.asgi_http import (
     HttpTalk,
     http_scope,
 )
-from prefork.gateway.failure import request_text
+from prefork.gateway.failure import described, request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 
 if TYPE_CHECKING:
@@ -88,13 +88,13 @@ def failed(talk: HttpTalk, error: BaseException, log: "ErrorLog") -> None:
     """The application raised: log it as whose mistake it is, and answer if nobody has."""
     exchange = talk.exchange
     number = exchange.connection_number
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    what = described(error)
     if talk.told and is_about_the_client(error):
         log.info(f"the client left: {what}, {request_text(exchange)}", connection=number)
         talk.end_drained()
     else:
-        if not isinstance(error, Exception):
-            what = f"an application cannot end its worker: {error!r}"
+        if isinstance(error, SystemExit):
+            what = f"the application called exit(): {error!r}"
         if exchange.finished:
             what += ", after the response was complete"
         log.error(f"{what}, {request_text(exchange)}", connection=number, exc=error)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prefork.event.bridge import EXCHANGE_TASK
 from prefork.gateway.asgi import AsgiApplication, is_about_the_client
 from prefork.gateway.asgi_http import HttpTalk, Message, encoded, http_scope
-from prefork.gateway.failure import request_text
+from prefork.gateway.failure import described, request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 from prefork.gateway.rootpath import checked
 
@@ -97,6 +97,11 @@ class AsgiLayer:
             talk.failed(error)
         except (SystemExit, KeyboardInterrupt) as error:
             mistake = RuntimeError(f"an application cannot end its worker: {error!r}")
+            mistake.__cause__ = error
+            talk.failed(mistake)
+        except BaseException as error:
+            # A class of its own, or GeneratorExit: whoever waits for the answer has to hear.
+            mistake = RuntimeError(f"the application raised {described(error)}")
             mistake.__cause__ = error
             talk.failed(mistake)
         else:
@@ -230,7 +235,7 @@ class _LayerTalk(HttpTalk):
 
     def _log_error(self, error: Exception, when: str) -> None:
         self._log.error(
-            f"{type(error).__name__}: {error}, {when}, {request_text(self.exchange)}",
+            f"{described(error)}, {when}, {request_text(self.exchange)}",
             connection=self.exchange.connection_number,
             exc=error,
         )

@@ -36,6 +36,15 @@ def request_text(exchange: "Exchange") -> str:
     )
 
 
+def described(error: BaseException) -> str:
+    """The class and the text of an exception, whose own `__str__` may be broken, too."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "its text cannot be had"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def log_failure(log: "ErrorLog", exchange: "Exchange", error: BaseException) -> None:
     """One record with the request in it; a traceback where the application's code raised."""
     text, number = request_text(exchange), exchange.connection_number
@@ -47,11 +56,11 @@ def log_failure(log: "ErrorLog", exchange: "Exchange", error: BaseException) -> 
         log.info(f"{error.peer.reason}, answered {error.peer.status}, {text}", connection=number)
     elif isinstance(error, ApplicationError):
         log.error(f"the application broke WSGI: {error}, {text}", connection=number)
-    elif isinstance(error, SystemExit | KeyboardInterrupt):
+    elif isinstance(error, SystemExit):
         log.error(f"the application called exit(): {error!r}, {text}", connection=number, exc=error)
     else:
         log.error(
-            f"exception in the application: {type(error).__name__}: {error}, {text}",
+            f"exception in the application: {described(error)}, {text}",
             connection=number,
             exc=error,
         )

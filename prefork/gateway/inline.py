@@ -17,7 +17,7 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
-from prefork.gateway.failure import answer_failure, log_failure, request_text
+from prefork.gateway.failure import answer_failure, described, log_failure, request_text
 from prefork.gateway.input import collect
 from prefork.gateway.start import ApplicationError, Start, bodiless, octets, pieces_of
 from prefork.gateway.wsgifile import FileWrapper, Region
@@ -315,11 +315,12 @@ class Answer:
             self._inline.call(self._context, close)
         except BaseException as error:
             self._inline.error_log.error(
-                f"close() of the body raised {type(error).__name__}: {error},"
-                f" {request_text(self._exchange)}",
+                f"close() of the body raised {described(error)}, {request_text(self._exchange)}",
                 connection=self._exchange.connection_number,
                 exc=error,
             )
+            if isinstance(error, SystemExit):
+                self._inline.on_exit()
 
 
 async def send_region(exchange: "Exchange", start: Start, region: Region) -> None:

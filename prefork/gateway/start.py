@@ -5,6 +5,7 @@ The status and the header fields are checked and written out here, where a mista
 exception in the code that made it. Applications repeat themselves, so both are remembered.
 """
 
+import inspect
 import re
 from abc import ABC, abstractmethod
 from types import TracebackType
@@ -197,5 +198,10 @@ def pieces_of(result: Any) -> Any:
     try:
         return iter(result)
     except TypeError:
+        if inspect.iscoroutine(result):
+            result.close()
+            raise ApplicationError(
+                "the application returned a coroutine: if it is ASGI, write `interface: asgi`"
+            ) from None
         kind = "None" if result is None else type(result).__name__
         raise ApplicationError(f"the application returned {kind}, which is no iterable") from None

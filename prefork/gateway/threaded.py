@@ -20,6 +20,7 @@ from prefork.gateway.failure import (
     BodyError,
     ClientGoneError,
     answer_failure,
+    described,
     log_failure,
     request_text,
 )
@@ -162,11 +163,12 @@ class Call(Start):
                 close()
         except BaseException as error:
             self._owner.error_log.error(
-                f"close() of the body raised {type(error).__name__}: {error},"
-                f" {request_text(self._exchange)}",
+                f"close() of the body raised {described(error)}, {request_text(self._exchange)}",
                 connection=self._exchange.connection_number,
                 exc=error,
             )
+            if isinstance(error, SystemExit):
+                self._owner.pool.mailbox.post(self._owner.on_exit)
 
     def _answer(self, result: Any) -> None:
         head = self._exchange.method == "HEAD"

@@ -83,6 +83,10 @@ class LentThread:
                 continue
             try:
                 result = call()
+            except StopIteration as error:
+                mistake = RuntimeError("a function in a thread raised StopIteration")
+                mistake.__cause__ = error  # see _Call of the executor
+                future.set_exception(mistake)
             except BaseException as error:
                 future.set_exception(error)
             else:

@@ -807,7 +807,12 @@ def test_an_exception(asgi: Make, error: BaseException, when: str, late: bool) -
         raise error
 
     w = asgi(app)
-    w.expect("boom" if isinstance(error, ValueError) else "an application cannot end its worker")
+    said = {
+        ValueError: "ValueError: boom",
+        SystemExit: "the application called exit(): SystemExit(3)",
+        KeyboardInterrupt: "KeyboardInterrupt",
+    }[type(error)]
+    w.expect(re.escape(said))
     client = w.connect()
     answer = client.get("/")
     if when in ("before", "started"):
@@ -818,6 +823,37 @@ def test_an_exception(asgi: Make, error: BaseException, when: str, late: bool) -
     assert w.log.count("[error]") == 1
     assert 'request: "GET / HTTP/1.1"' in w.log
     assert "Traceback" in w.log
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class Custom(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MuteError(), "MuteError: its text cannot be had"),
+        (Custom("own"), "exception in a handler"),
+        (GeneratorExit(), "exception in a handler"),
+        (asyncio.CancelledError(), "the handler was cancelled"),
+    ],
+)
+def test_what_is_seldom_raised(asgi: Make, error: BaseException, said: str) -> None:
+    """Each is logged with its request, and answered."""
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    w = asgi(app)
+    w.expect(said)
+    assert w.connect().get("/").status == 500
+    assert f'{said}, client: 127.0.0.1, request: "GET / HTTP/1.1"' in w.log
 
 
 # Clients that leave

@@ -222,6 +222,29 @@ def test_mistakes_are_errors_of_the_onion(onion: Make, messages: Any, match: str
     assert match in seen[0]
 
 
+class Custom(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("error", [Custom("own"), GeneratorExit()])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_no_exception_is_one_here(onion: Make, error: BaseException, late: bool) -> None:
+    """Its task ended with it, and the layers around waited for an answer for ever."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        if late:
+            await send(start())
+            await send(body(b"x", True))
+        raise error
+
+    w = onion(prefork.asgi(app, lifespan="off"))
+    w.expect("the application raised")
+    answer = w.connect().get("/")
+    assert not answer.complete if late else answer.status == 500
+    assert f"RuntimeError: the application raised {type(error).__name__}" in w.log
+    assert 'request: "GET / HTTP/1.1"' in w.log
+
+
 def test_an_error_in_the_middle_cuts(onion: Make) -> None:
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send(start())

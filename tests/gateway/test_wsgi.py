@@ -352,6 +352,13 @@ def after(pieces):
     yield from pieces
     raise ValueError("after the head")
 
+class Mute(Exception):
+    def __str__(self): raise ValueError("no text")
+
+class Custom(BaseException): pass
+
+async def later(): pass
+
 class NeverClosed:
     def __iter__(self): return iter([b"x"])
     def close(self): raise ValueError("in close")
@@ -359,6 +366,11 @@ class NeverClosed:
 def app(environ, start_response):
     name = environ["PATH_INFO"][1:]
     if name == "raises": raise ValueError("before the head")
+    if name == "mute": raise Mute
+    if name == "stop": next(iter(()))
+    if name == "interrupt": raise KeyboardInterrupt
+    if name == "custom": raise Custom("own")
+    if name == "coroutine": return later()
     if name == "exit": sys.exit(3)
     if name == "silent": return [b"x"]
     if name == "silent-empty": return []
@@ -399,6 +411,11 @@ def app(environ, start_response):
 
 REFUSED = {
     "raises": "exception in the application: ValueError: before the head",
+    "mute": "exception in the application: Mute: its text cannot be had",
+    "stop": "exception in the application: StopIteration,",
+    "interrupt": "exception in the application: KeyboardInterrupt,",
+    "custom": "exception in the application: Custom: own",
+    "coroutine": "returned a coroutine: if it is ASGI, write `interface: asgi`",
     "exit": r"the application called exit\(\): SystemExit\(3\)",
     "late-exit": r"the application called exit\(\): SystemExit\(4\)",
     "silent": r"start_response\(\) was not called before the body",

@@ -83,9 +83,14 @@ def test_layers_around_a_wsgi_application(daemon: Any) -> None:
 EXITS = """
 import os, sys
 
+class Leaves:
+    def __iter__(self): return iter([b"whole"])
+    def close(self): sys.exit("spoilt")
+
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/exit": sys.exit("spoilt")
     start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/close": return Leaves()
     return [str(os.getpid()).encode()]
 """
 
@@ -100,6 +105,15 @@ def test_exit_asks_for_another_worker(hosted: Any) -> None:
     server.wait_for(r"worker 1 is replaced: the application called exit\(\)")
     server.wait_for(lambda: server.get().text != first)
     assert server.get().status == 200
+
+
+def test_exit_in_close_does_so_too(hosted: Any) -> None:
+    server = hosted(EXITS)
+    server.expect(r"close\(\) of the body raised SystemExit: spoilt")
+    first = server.get().text
+    assert server.get("/close").text == "whole"
+    server.wait_for(r"worker 1 is replaced: the application called exit\(\)")
+    server.wait_for(lambda: server.get().text != first)
 
 
 MANY = """

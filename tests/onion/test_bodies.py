@@ -280,6 +280,7 @@ def test_a_cancelled_request_closes_a_generator_that_a_thread_is_in(serve):
     assert not ended
     go_on.set()
     site.until(lambda: ended)
+    assert "the handler was cancelled" in site.errors()
     client.close()
 
 

@@ -276,6 +276,7 @@ def test_cancellation_passes_through_every_layer(serve):
     site.until(lambda: not site._handlers())
     assert seen == ["entered", "left"]
     assert task.cancelled()
+    assert "the handler was cancelled" in site.errors()
     client.close()
 
 

@@ -182,6 +182,32 @@ def test_plain_layers_nest_in_one_thread(serve):
     assert len(set(threads)) == 1
 
 
+@pytest.mark.parametrize("lent", [False, True])
+def test_a_stop_iteration_in_a_thread(serve, lent):
+    """`next(iter(()))` by mistake: asyncio's futures refuse it, and the client waited for ever."""
+    app = Application()
+
+    @app.use
+    async def catch(ctx, next):
+        try:
+            await next()
+        except RuntimeError as error:
+            ctx.body = f"{error}, {type(error.__cause__).__name__}"
+
+    if lent:
+
+        @app.use
+        def outer(ctx, next):
+            next()
+
+    @app.use
+    def handler(ctx):
+        next(iter(()))
+
+    said = "a function in a thread raised StopIteration, StopIteration"
+    assert serve(app).get().text == said
+
+
 def test_more_plain_layers_than_threads_do_not_wait_for_each_other(serve):
     """Every thread is held by a layer in `next()`; what is further in needs a thread too."""
     app = Application()
@@ -284,6 +310,7 @@ def cancel_the_request(site: Any) -> None:
     (task,) = site._handlers()
     task.cancel()
     site.until(lambda: not site._handlers())
+    assert "the handler was cancelled" in site.errors()
 
 
 def test_a_cancelled_request_releases_the_thread_that_waits_in_next(serve):

@@ -569,7 +569,19 @@ class H1Protocol:
             # Its time was over (timeouts.graceful): RFC 9110 section 15.6.4.
             exchange.keep_alive = False
             exchange.reply(503, b"Content-Type: text/plain\r\n", b"Service Unavailable\n")
+        elif unanswered and task.cancelled() and not exchange.client_left:
+            # Neither we nor the client's leaving did it: those end the exchange first.
+            self.server.error_log.error(
+                f"the handler was cancelled, {self._request_text(exchange)}",
+                connection=self.connection.number,
+            )
         self._handler_over(exchange, None if task.cancelled() else task.exception())
+
+    def _request_text(self, exchange: H1Exchange) -> str:
+        return (
+            f"client: {self.connection.peer}, "
+            f'request: "{exchange.method} {exchange.target} HTTP/{exchange.version}"'
+        )
 
     def _handler_over(self, exchange: H1Exchange, error: BaseException | None) -> None:
         """It should have answered; see to it that somebody has."""
@@ -585,7 +597,11 @@ class H1Protocol:
         elif isinstance(error, ConnectionResetError) and (exchange.client_gone or self.saw_eof):
             log.info(f"{error}, client: {self.connection.peer}", connection=number)
         elif error is not None:
-            log.error("exception in a handler", connection=number, exc=error)
+            log.error(
+                f"exception in a handler, {self._request_text(exchange)}",
+                connection=number,
+                exc=error,
+            )
         if exchange.finished:
             return
         if exchange.head_sent or self.state is CLOSED:
