@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 from prefork.gateway.failure import answer_failure, described, log_failure, request_text
 from prefork.gateway.input import collect
 from prefork.gateway.start import ApplicationError, Start, bodiless, octets, pieces_of
+from prefork.gateway.transmitter import Transmitter
 from prefork.gateway.wsgifile import FileWrapper, Region
 from prefork.http.body import NO_BODY, WholeBody
 
@@ -33,6 +34,11 @@ T = TypeVar("T")
 
 # What a stream that is always ready may take of a turn before the others have theirs.
 TURN: Final = 0.001
+# A block that was made in less may wait for the next one, see `Transmitter`.
+FAST: Final = 0.0005
+BLOCK: Final = 16 * 1024
+# Answers are sent at the end of a turn, unless that takes more than this.
+LATE: Final = 0.005
 LONG: Final = "the body is longer than its Content-Length"
 _END: Final = object()
 _NOTHING: Final[Any] = iter(())
@@ -48,17 +54,23 @@ class Inline:
         loop: "ReactorLoop",
         error_log: "ErrorLog",
         on_exit: Callable[[], None],
+        transmitter: Transmitter,
     ) -> None:
         self.application = application
         self.environs = environs
         self.loop = loop
         self.selector = loop.selector
+        self.reactor = loop.reactor
         self.error_log = error_log
         self.on_exit = on_exit
         self.context = copy_context()
+        self.transmitter = transmitter
 
     def handle(self, exchange: "Exchange") -> Coroutine[Any, Any, None] | None:
         """Answer, or return what is left to be done."""
+        if exchange.started - self.reactor.now > LATE:
+            # Answers of this turn must not wait for this request, which may take as long again.
+            exchange.connection.pool.flush()
         body = exchange.body
         if not body.at_end:
             self.loop.show()
@@ -72,7 +84,7 @@ class Inline:
                 return self._collect(exchange)
             data = body.take()
             give_body(environ, io.BytesIO(data), len(data))
-        start = InlineStart(exchange)
+        start = InlineStart(exchange, self.transmitter)
         context = self.context.copy()
         try:
             if self.selector.hidden or self.loop.hide():
@@ -108,7 +120,7 @@ class Inline:
         """Answer a request whose body is `file`."""
         environ = self.environs.make(exchange)
         give_body(environ, file, size)
-        start = InlineStart(exchange)
+        start = InlineStart(exchange, self.transmitter)
         context = self.context.copy()
         try:
             result = self.call(context, self.application, environ, start.start_response)
@@ -136,6 +148,7 @@ class Inline:
                 asyncio._enter_task(loop, task)
 
     def failed(self, exchange: "Exchange", error: BaseException) -> None:
+        self.transmitter.release()
         log_failure(self.error_log, exchange, error)
         if isinstance(error, SystemExit):
             self.on_exit()
@@ -150,20 +163,26 @@ def give_body(environ: "Environ", file: IO[bytes], size: int) -> None:
 
 
 class InlineStart(Start):
-    """`write()` hands to the reactor what it is given; nobody waits for the client here."""
+    """`write()` sends what it is given as far as there is room; nobody waits for the client."""
 
-    __slots__ = ("exchange",)
+    __slots__ = ("exchange", "transmitter")
 
-    def __init__(self, exchange: "Exchange") -> None:
+    def __init__(self, exchange: "Exchange", transmitter: Transmitter) -> None:
         self.exchange = exchange
+        self.transmitter = transmitter
         self.status = 0
         self.begun = False
 
     def write(self, data: bytes) -> None:
         data = octets(data)
+        self.transmitter.release()
         if not self.begun:
             self.begin()
         self.exchange.write(data)
+        connection = self.exchange.connection
+        connection.flush()
+        if connection.out.size:
+            self.transmitter.hold(connection)
 
     def begin(self) -> None:
         self.begun = True
@@ -196,6 +215,8 @@ class Answer:
         """Answer at once if that can be, and return the rest as a coroutine if not."""
         exchange, start = self._exchange, self._start
         result = self._result
+        if start.begun:
+            start.transmitter.release()
         try:
             if result.__class__ is FileWrapper and not start.begun:
                 region = result.region()
@@ -206,7 +227,7 @@ class Answer:
                 piece = b"".join(map(octets, result))
                 self._iterator = _NOTHING
             else:
-                piece = self._inline.call(self._context, self._first)
+                piece = self._held(self._first)
             start.check()
             at_end = not piece or self._iterator is _NOTHING
             if (
@@ -228,11 +249,21 @@ class Answer:
             if self._iterator is not _NOTHING:
                 # PEP 3333 lets no block wait for the application's next step.
                 exchange.connection.flush()
-                self._inline.call(self._context, self._finish)
+                self._held(self._finish)
         except BaseException as error:
             self._inline.failed(exchange, error)
         self._close()
         return None
+
+    def _held(self, step: Callable[[], Any]) -> Any:
+        """A step of the application, while what was written goes on being sent."""
+        inline, connection = self._inline, self._exchange.connection
+        if connection.out.size:
+            inline.transmitter.hold(connection)
+        try:
+            return inline.call(self._context, step)
+        finally:
+            inline.transmitter.release()
 
     # Called with the loop hidden
 
@@ -262,7 +293,11 @@ class Answer:
 
     async def _stream(self, piece: Any) -> None:
         inline, exchange, start = self._inline, self._exchange, self._start
-        until = monotonic() + TURN
+        connection = exchange.connection
+        now = monotonic()
+        until = now + TURN
+        # A first block that is small may be all that there is for a while: an event, a progress.
+        fast = len(piece) >= BLOCK and now - exchange.started < FAST
         try:
             if not start.begun:
                 start.begin()
@@ -271,13 +306,17 @@ class Answer:
             while piece is not _END:
                 if piece:
                     self._write(piece)
-                    # PEP 3333: "servers ... must not delay the transmission of any block".
-                    exchange.connection.flush()
+                    if not fast:
+                        connection.flush()
                     await exchange.drain()
-                if monotonic() >= until:
+                if now >= until:
                     await asyncio.sleep(0)
-                    until = monotonic() + TURN
-                piece = inline.call(self._context, self._next)
+                    now = monotonic()
+                    until = now + TURN
+                began = now
+                piece = self._held(self._next)
+                now = monotonic()
+                fast = now - began < FAST
             check_length(exchange, start)
             exchange.end()
         except (asyncio.CancelledError, GeneratorExit):
@@ -311,8 +350,9 @@ class Answer:
         close = getattr(self._result, "close", None)
         if close is None:
             return
+        self._exchange.connection.flush()
         try:
-            self._inline.call(self._context, close)
+            self._held(close)
         except BaseException as error:
             self._inline.error_log.error(
                 f"close() of the body raised {described(error)}, {request_text(self._exchange)}",

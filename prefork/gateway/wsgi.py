@@ -7,6 +7,7 @@ from prefork.gateway.environ import Environs
 from prefork.gateway.inline import Inline
 from prefork.gateway.pool import ThreadPool
 from prefork.gateway.threaded import Threaded
+from prefork.gateway.transmitter import Transmitter
 from prefork.gateway.wsgierrors import ErrorStream
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ class Wsgi:
         self.on_exit: Callable[[str], None] = _nothing
         self._asked = False
         self._pool: ThreadPool | None = None
+        self._transmitter = Transmitter()
 
     async def startup(self) -> None:
         """Nothing: WSGI has no such event."""
 
     async def shutdown(self) -> None:
         """Wait for the threads. Cancelled when the worker has no more time for them."""
+        self._transmitter.close()
         if self._pool is not None:
             await self._pool.shutdown()
 
@@ -52,7 +55,15 @@ class Wsgi:
             root_path=self.root_path,
         )
         if not self.threads:
-            return Inline(self.application, environs, executor.loop, error_log, self._exit).handle
+            inline = Inline(
+                self.application,
+                environs,
+                executor.loop,
+                error_log,
+                self._exit,
+                self._transmitter,
+            )
+            return inline.handle
         if self._pool is None:
             self._pool = ThreadPool(executor.loop, self.threads)
         return Threaded(self.application, environs, self._pool, error_log, self._exit).handle

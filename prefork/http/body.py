@@ -182,7 +182,8 @@ class Body:
             data = await self.__anext__()
         except StopAsyncIteration:
             return b""
-        return data + self.take() if self._chunks else data
+        more = self.take()
+        return data + more if more else data
 
     @property
     def exhausted(self) -> bool:
@@ -191,22 +192,36 @@ class Body:
 
 
 class WholeBody(Body):
-    """The body of a request that has come whole with its head."""
+    """The body of a request that has come whole with its head: one chunk, and nothing to wait for.
 
-    __slots__ = ()
+    What is the same for all of them is the class's: that hides the slots of the same names.
+    """
+
+    __slots__ = ("_data",)
+
+    at_end = True
+    trailers = _NO_TRAILERS
+    _error = None
+    _expected = False
 
     def __init__(self, data: bytes) -> None:
-        self.length = self.received = self._size = len(data)
-        self.at_end = True
-        self.trailers = _NO_TRAILERS
-        self._expected = self._paused = False
-        self._error = None
-        self._chunks = deque((data,))
+        self.length = self.received = len(data)
+        self._data = [data]
+
+    def discard(self) -> None:
+        self._data.clear()
+
+    async def __anext__(self) -> bytes:
+        if self._data:
+            return self._data.pop()
+        raise StopAsyncIteration
 
     def take(self) -> bytes:
-        chunks = self._chunks
-        self._size = 0
-        return chunks.pop() if chunks else b""
+        return self._data.pop() if self._data else b""
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._data
 
 
 class NoBody(Body):

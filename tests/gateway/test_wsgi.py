@@ -322,6 +322,8 @@ def test_answers(hosted: Hosted) -> None:
         assert (answer.status, body) == (200, b"")
     assert get("/several", "HEAD")[0].headers["Content-Length"] == "3"
     assert get("/sized", "HEAD")[0].headers["Content-Length"] == "9"
+    # An answer is on its way already when what made it is closed.
+    server.wait_for(lambda: (server.directory / "closed.txt").read_text().count("\n") == 8)
     closed = (server.directory / "closed.txt").read_text().split()
     assert sorted(closed) == sorted(
         ["generator", "sized", "sized-pieces", "empty", "no-content", "generator", "sized", "sized"]
@@ -646,3 +648,72 @@ def test_slow_clients_hold_up_nobody(daemon: Any) -> None:
     finally:
         for sock in slow:
             sock.close()
+
+
+PACED = """
+import time
+from pathlib import Path
+
+def app(environ, start_response):
+    write = start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/write":
+        write(b"w" * 20_000)
+        wait("go-1")
+        write(b"v" * 20_000)
+        wait("go-2")
+        return [b"end"]
+    return pieces(environ["PATH_INFO"])
+
+def pieces(path):
+    for _ in range(50):
+        yield b"x" * 20_000
+    wait("go-1")
+    yield b"y" * (4_000_000 if path == "/more" else 20_000)
+    wait("go-2")
+    yield b"end"
+
+def wait(name):
+    while not Path(name).exists():
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("path", ["/pieces", "/more", "/write"])
+def test_no_block_waits_for_the_next_one(daemon: Any, path: str) -> None:
+    """What an application made at once is gathered, but not while it takes its time."""
+    server = daemon(app=PACED, threads=0, workers=1, timeouts={"hang": "off"})
+    with server.connect() as client:
+        client.settimeout(20)
+        client.sendall(b"GET %b HTTP/1.0\r\nHost: a\r\n\r\n" % path.encode())
+        first = 20_000 if path == "/write" else 1_000_000
+        data = b""
+        # The application stands still, and the worker with it.
+        while not data.endswith(b"w" * first if path == "/write" else b"x" * first):
+            data += client.recv(1 << 20)
+        (server.directory / "go-1").touch()
+        second = 4_000_000 if path == "/more" else 20_000
+        # More than the kernel takes at once is sent on while the application makes the rest.
+        for _ in range(second):
+            if data.endswith(b"v" * second if path == "/write" else b"y" * second):
+                break
+            data += client.recv(1 << 20)
+        (server.directory / "go-2").touch()
+        while more := client.recv(1 << 20):
+            data += more
+        assert data.endswith(b"end")
+
+
+def test_the_transmitter_is_gone_before_a_fork(daemon: Any) -> None:
+    """A warmed worker that has streamed becomes the mold: no thread may be left in it."""
+    app = """
+import threading
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    if environ["PATH_INFO"] == "/threads":
+        return [" ".join(sorted(one.name for one in threading.enumerate())).encode()]
+    return (b"x" * 20_000 for _ in range(100))
+"""
+    server = daemon(app=app, threads=0, workers=1)
+    assert len(server.get("/").body) == 2_000_000
+    server.wait_for(lambda: server.get("/threads").body == b"MainThread")

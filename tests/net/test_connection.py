@@ -7,7 +7,14 @@ import pytest
 
 from prefork.event.bridge import ReactorLoop
 from prefork.event.reactor import READABLE, WRITABLE, Reactor
-from prefork.net.connection import HIGH_WATER, LINGER_SECONDS, LOW_WATER, Connection, Pool
+from prefork.net.connection import (
+    BATCH,
+    HIGH_WATER,
+    LINGER_SECONDS,
+    LOW_WATER,
+    Connection,
+    Pool,
+)
 from prefork.net.outbuf import JOIN_BELOW, VECTORS, OutBuffer
 
 
@@ -210,7 +217,11 @@ def test_drain(link):
         connection.write(b"a" * HIGH_WATER)
         await connection.drain()
         steps.append("below")
-        connection.write(b"b" * HIGH_WATER)
+        connection.write(b"b" * BATCH)
+        await connection.drain()
+        steps.append(connection.out.size)
+        # The kernel is full: for a peer that is behind, the mark alone counts.
+        connection.write(b"c" * HIGH_WATER)
         await connection.drain()
         steps.append(connection.out.size)
 
@@ -222,8 +233,44 @@ def test_drain(link):
         assert connection.out.size > LOW_WATER or received
         received += len(link.read(1000) or b"")
     assert steps[1] <= LOW_WATER
-    link.read_all(2 * HIGH_WATER - received)
+    link.turn(5)
+    assert len(steps) == 2
+    link.read_all(2 * HIGH_WATER + BATCH - received)
     assert task.done()
+
+
+def test_what_a_peer_that_keeps_up_is_sent_goes_out_in_batches(link):
+    """Each write to the kernel wakes the peer."""
+    connection = link.connection
+    sizes = []
+
+    async def writer():
+        for _ in range(5):
+            connection.write(b"a" * HIGH_WATER)
+            await connection.drain()
+            sizes.append(connection.out.size)
+
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * BATCH)
+    link.loop.create_task(writer())
+    link.turn(1)
+    assert sizes[:4] == [n * HIGH_WATER for n in range(1, 5)]
+    assert sizes[4] < HIGH_WATER
+    link.read_all(5 * HIGH_WATER)
+
+
+def test_a_push_leaves_errors_to_the_next_who_writes(link):
+    connection = link.connection
+    connection.write(b"held")
+    assert connection.push()
+    assert link.read(100) == b"held"
+    assert connection.push()
+    connection.write(b"a" * 1_000_000)
+    assert not connection.push()
+    link.peer.close()
+    assert not connection.push()
+    assert not connection.client_gone
+    link.turn(2)
+    assert connection.client_gone
 
 
 def test_several_tasks_drain_one_connection(link):
@@ -231,7 +278,7 @@ def test_several_tasks_drain_one_connection(link):
     done = []
 
     async def writer(name):
-        connection.write(b"a" * 2 * HIGH_WATER)
+        connection.write(b"a" * 2 * BATCH)
         await connection.drain()
         done.append(name)
 
@@ -240,7 +287,7 @@ def test_several_tasks_drain_one_connection(link):
     tasks[0].cancel()
     link.turn(5)
     assert done == []
-    link.read_all(6 * HIGH_WATER)
+    link.read_all(6 * BATCH)
     link.turn(3)
     assert sorted(done) == [1, 2]
 
