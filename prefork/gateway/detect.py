@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from prefork.errors import OperatorError
 from prefork.onion.application import Application
+from prefork.onion.compose import signature as signature_of
 
 Interface = Literal["onion", "asgi", "wsgi"]
 
@@ -193,7 +194,7 @@ def _look_at_class(value: Any) -> Detected | _Refusal:
 
 def _signature(value: Any) -> inspect.Signature | None:
     try:
-        return inspect.signature(value)
+        return signature_of(value)
     except (ValueError, TypeError):
         return None
 

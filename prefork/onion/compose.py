@@ -17,6 +17,7 @@ below would run twice over one response.
 
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -32,6 +33,20 @@ Middleware = Callable[..., Any]  # any of the forms above
 
 _QUICK: Final = "__prefork_quick__"
 F = TypeVar("F", bound=Callable[..., Any])
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    def signature(value: Callable[..., Any]) -> inspect.Signature:
+        """How `value` can be called; raises ValueError or TypeError as `inspect.signature`.
+
+        Python 3.14 evaluates an annotation when it is asked for (PEP 649), and asks for each here.
+        Some are known to a type checker alone (`if TYPE_CHECKING`): their text will do.
+        """
+        return inspect.signature(value, annotation_format=Format.STRING)
+
+else:
+    signature = inspect.signature
 
 
 class QuickIterator:
@@ -163,16 +178,16 @@ def _as_layer(value: Any) -> tuple[Callable[..., Any], bool]:
 
 def _arity(value: Callable[..., Any]) -> int:
     try:
-        signature = inspect.signature(value)
+        known = signature(value)
     except (ValueError, TypeError):
         return 2  # a callable written in C; Koa's form is the best guess
     for count in (2, 1):
         try:
-            signature.bind(*range(count))
+            known.bind(*range(count))
         except TypeError:
             continue
         return count
-    raise TypeError(f"{_name(value)}{signature} cannot be called with (ctx, next) nor with (ctx)")
+    raise TypeError(f"{_name(value)}{known} cannot be called with (ctx, next) nor with (ctx)")
 
 
 def _name(value: object) -> str:

@@ -1,6 +1,7 @@
 """What an object is taken for, and what is said of it."""
 
 import functools
+import sys
 import types
 from typing import Any
 
@@ -109,6 +110,21 @@ def test_what_it_is(value: Any, interface: str, said: str) -> None:
     found = detect(value)
     assert (found.interface, str(found)) == (interface, said)
     assert detect(value, interface) == found
+
+
+@pytest.mark.parametrize(
+    ("source", "interface"),
+    [
+        ("async def app(scope: Scope, receive: Receive, send: Send) -> None: ...", "asgi"),
+        ("def app(environ: Environ, start_response: StartResponse) -> Missing[bytes]: ...", "wsgi"),
+    ],
+)
+def test_annotations_may_name_what_a_type_checker_alone_knows(source: str, interface: str) -> None:
+    # Python 3.14 evaluates them no longer where the function is made, but where it is looked at.
+    eager = sys.version_info < (3, 14)
+    names: dict[str, Any] = {}
+    exec(f"from __future__ import annotations\n{source}" if eager else source, names)
+    assert detect(names["app"]).interface == interface
 
 
 @pytest.mark.parametrize(
