@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Final
 
 from prefork.event import tasks
-from prefork.event.bridge import ReactorLoop
+from prefork.event.bridge import EXCHANGE_TASK, ReactorLoop
 from prefork.event.executor import Executor
 from prefork.http.server import HttpServer
 from prefork.log import ErrorLog
@@ -100,6 +100,7 @@ class Witness:
         if self.server is not None:
             now = time.monotonic()
             exchanges = self.server.exchanges()
+            current = None if self.loop is None else asyncio.current_task(self.loop)
             lines.append(f"requests running: {len(exchanges)}")
             for exchange in exchanges:
                 age = now - exchange.started
@@ -109,6 +110,9 @@ class Witness:
                 )
                 if exchange.task is None:
                     lines.append("  runs right now")
+                    # asyncio counts a Task in its first step, too, from Python 3.12 on.
+                    if current is not None and current.get_name() == EXCHANGE_TASK:
+                        told.add(current)
                 else:
                     lines += tasks.stack(exchange.task, threads)
                     told.add(exchange.task)

@@ -100,6 +100,8 @@ def test_it_works_while_the_master_is_stopped_and_the_workers_hang(daemon: Daemo
             server.send(signal.SIGCONT)
         assert done.returncode == 0, done.stderr
         assert "GET /sleep" in done.stdout
+        assert "runs right now" in done.stdout
+        assert "task exchange" not in done.stdout  # one request is not told of twice
         assert 'running: "GET /gil HTTP/1.1"' in done.stdout
         assert "Python does not answer in it" in done.stdout
         assert "pthread_mutex_lock" not in done.stderr
