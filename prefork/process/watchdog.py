@@ -302,17 +302,17 @@ class Watchdog:
             if watch is None or watch.pid != row.pid or row.cycle is None or not row.ready:
                 continue
             slot = self._master.board.slot(row.index)
-            if slot.busy_since_ns and not (watch.asking or watch.condemned or row.exiting):
-                self._judge(row, row.cycle.conf, watch, slot, now)
-            if slot.busy_since_ns or now < watch.until:
+            since = slot.busy_since_ns  # read once: it may fall asleep while it is looked at
+            if since and not (watch.asking or watch.condemned or row.exiting):
+                self._judge(row, row.cycle.conf, watch, slot, since, now)
+            if since or now < watch.until:
                 intervals.append(check_interval(row.cycle.conf))
         if intervals:
             self._arm(min(intervals))
 
     def _judge(
-        self, row: ProcessSlot, conf: Config, watch: Watch, slot: "Slot", now: float
+        self, row: ProcessSlot, conf: Config, watch: Watch, slot: "Slot", since: int, now: float
     ) -> None:
-        since = slot.busy_since_ns
         age = now - max(since / 1e9, watch.fresh)
         hang, limit, slow = conf.timeouts.hang, conf.timeouts.request, conf.slow_request
         share = self._cpu_share(row, watch, since, now, hang) if hang else 1.0

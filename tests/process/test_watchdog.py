@@ -3,11 +3,13 @@
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,8 +19,9 @@ from prefork.config.sections import Timeouts
 from prefork.process.obituary import Obituaries
 from prefork.process.stacks import Stacks
 from prefork.process.table import Death, ProcessSlot
-from prefork.process.watchdog import check_interval
-from prefork.scoreboard import Scoreboard
+from prefork.process.timers import Timers
+from prefork.process.watchdog import Watchdog, check_interval
+from prefork.scoreboard import BUSY_SINCE, Scoreboard
 
 if TYPE_CHECKING:
     from tests.conftest import Daemons, Load, Server
@@ -557,3 +560,47 @@ def test_the_interval_follows_the_shortest_limit() -> None:
     assert interval(30.0, 4.0, 2.0) == 0.5
     assert interval(0.0, 0.0, 0.01) == 0.05
     assert interval(0.0, 0.0, 0.0) == 0.0
+
+
+class Dozing:
+    """The cells of a worker that falls asleep each time just after it was seen awake."""
+
+    def __init__(self, cells: memoryview) -> None:
+        self._cells = cells
+
+    def __getitem__(self, index: int) -> int:
+        value = self._cells[index]
+        if index == BUSY_SINCE:
+            self._cells[index] = 0
+        return value
+
+
+def test_who_falls_asleep_while_it_is_looked_at_is_not_hung() -> None:
+    """Looked at twice, it had been awake since the machine's start, and it was not seen to go on:
+    now and then a worker with nothing but much to do was ended."""
+    now = 1000.0
+    board = Scoreboard.create(slots=1)
+    slot = board.slot(0)
+    slot.publish(1, 1, 1, 0, 1, int(now * 1e9), 0)  # a request waits in it
+    cells, slot.cells = slot.cells, Dozing(slot.cells)  # type: ignore[assignment]
+    cycle = SimpleNamespace(conf=Config(timeouts=Timeouts(hang=1, request=1)))
+    worker = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    row = ProcessSlot(0, pid=worker.pid, name="worker 1", ready=True, cycle=cycle)
+    master = SimpleNamespace(
+        board=board,
+        cycle=cycle,
+        stacks=Stacks(-1),
+        table=SimpleNamespace(living=lambda: [row]),
+        timers=Timers(lambda: now),
+    )
+    watchdog = Watchdog(master)
+    for _ in range(3):
+        cells[BUSY_SINCE] = int(now * 1e9)
+        watchdog.busy(row)
+        now += check_interval(cycle.conf)
+        master.timers.run()
+    assert cells[BUSY_SINCE] == 0  # it was looked at
+    worker.communicate()
+    assert worker.returncode == 0  # no signal was sent
+    slot.cells = cells
+    board.close()
