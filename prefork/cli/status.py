@@ -151,6 +151,7 @@ def _worker(slot: Slot) -> dict[str, Any]:
     pid = slot.pid
     process = process_facts(pid) if pid else None
     busy_since, running = slot.busy_since_ns, slot.running
+    oldest_since = slot.oldest_since_ns
     busy_for = _seconds(monotonic - busy_since) if busy_since else None
     recent: list[dict[str, Any]] = [
         {"line": line, "age": _seconds(monotonic - began * 1e9)} for began, line in slot.recent()
@@ -159,8 +160,8 @@ def _worker(slot: Slot) -> dict[str, Any]:
     if busy_for is not None and recent and busy_for >= recent[0]["age"] - 0.01:
         request = recent[0]  # it began in the turn that is not over, and is not counted yet
         running += 1
-    elif running:
-        request = {"line": slot.oldest_line, "age": _seconds(monotonic - slot.oldest_since_ns)}
+    elif running and oldest_since:  # it writes them while they are read
+        request = {"line": slot.oldest_line, "age": _seconds(monotonic - oldest_since)}
     back = slot.comes_back_ns if not pid else 0
     return {
         "n": slot.index + 1,  # as the log and the title count them

@@ -71,9 +71,10 @@ def requests(slot: Slot) -> list[str]:
     if at is not None:
         began, line = at
         out.append(f'running: "{line}", {now - began:.1f} s')
-    if slot.running:
-        age = now - slot.oldest_since_ns / 1e9
-        out.append(f'waiting: {slot.running}, the oldest "{slot.oldest_line}", {age:.1f} s')
+    running, since = slot.running, slot.oldest_since_ns
+    if running and since:  # it writes them while they are read
+        age = now - since / 1e9
+        out.append(f'waiting: {running}, the oldest "{slot.oldest_line}", {age:.1f} s')
     return out
 
 

@@ -68,8 +68,9 @@ class Room:
         left = slot.connections
         text = f"{row.name} (pid {row.pid}) with {left} connection{'s'[: left != 1]}"
         began, line = 0.0, ""
-        if slot.running:
-            began, line = slot.oldest_since_ns / 1e9, slot.oldest_line
+        since = slot.oldest_since_ns  # 0 without one, and it may be over at any moment
+        if since:
+            began, line = since / 1e9, slot.oldest_line
         elif slot.busy_since_ns:  # one that has not let its worker sleep since it began
             began, line = next(iter(slot.recent()), (began, line))
         if line:

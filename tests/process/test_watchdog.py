@@ -16,6 +16,7 @@ import pytest
 
 from prefork.config.schema import Config
 from prefork.config.sections import Timeouts
+from prefork.process import dump
 from prefork.process.obituary import Obituaries
 from prefork.process.stacks import Stacks
 from prefork.process.table import Death, ProcessSlot
@@ -560,6 +561,17 @@ def test_the_interval_follows_the_shortest_limit() -> None:
     assert interval(30.0, 4.0, 2.0) == 0.5
     assert interval(0.0, 0.0, 0.01) == 0.05
     assert interval(0.0, 0.0, 0.0) == 0.0
+
+
+def test_a_request_that_ends_while_it_is_told_of_has_no_age() -> None:
+    """Of the two numbers the first was read before the worker wrote, the second after."""
+    board = Scoreboard.create(slots=1)
+    slot = board.slot(0)
+    slot.publish(1, 1, 1, 0, 1, time.monotonic_ns(), 0)
+    assert [line.partition(",")[0] for line in dump.requests(slot)] == ["waiting: 1"]
+    slot.publish(1, 1, 1, 0, 1, 0, 0)
+    assert dump.requests(slot) == []
+    board.close()
 
 
 class Dozing:
