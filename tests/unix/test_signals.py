@@ -170,6 +170,11 @@ def test_a_worker_ignores_what_a_terminal_sends_to_the_group(run_python: Any) ->
     )
 
 
+# Two that glibc keeps to itself. Its posix_spawn, which subprocess uses from Python 3.13 on, has
+# the child ignore them (glibc 2.36), whatever the parent does.
+OF_GLIBC = 1 << 31 | 1 << 32
+
+
 def test_a_workers_subprocess_is_born_with_default_signals_and_an_empty_mask(
     run_python: Any,
 ) -> None:
@@ -187,7 +192,7 @@ def test_a_workers_subprocess_is_born_with_default_signals_and_an_empty_mask(
     )
     for line in done.stdout.splitlines():
         if line.startswith(("SigBlk", "SigIgn")):
-            assert int(line.split()[1], 16) == 0, line
+            assert int(line.split()[1], 16) & ~OF_GLIBC == 0, line
 
 
 def test_an_executed_program_starts_clean(run_python: Any) -> None:
@@ -206,7 +211,7 @@ def test_an_executed_program_starts_clean(run_python: Any) -> None:
     for line in done.stdout.splitlines():
         if line.startswith(("SigBlk", "SigIgn", "SigCgt")):
             # Python itself ignores PIPE (13) and XFSZ (25), and exec keeps that.
-            assert int(line.split()[1], 16) & ~(1 << 12 | 1 << 24) == 0, line
+            assert int(line.split()[1], 16) & ~(1 << 12 | 1 << 24 | OF_GLIBC) == 0, line
 
 
 def test_a_childs_signals_do_not_wake_the_parents_loop(run_python: Any) -> None:
