@@ -126,7 +126,10 @@ class Witness:
     def _make_room(self) -> None:
         """Before the region is full: keep the last answer, at the beginning."""
         end = os.lseek(self._region, 0, os.SEEK_CUR)
-        if end - self._begin > _CROWDED and self._answered > self._begin:
+        # Less has to stand in it then than before this answer came: that alone tells whoever has
+        # asked that room was made.
+        before = self._answered - self._begin
+        if end - self._begin > _CROWDED and end - self._answered < before:
             kept = os.pread(self._region, end - self._answered, self._answered)
             # First empty: who reads meanwhile must not see the end of an answer that is not his.
             os.pwrite(self._region, bytes(end - self._begin), self._begin)

@@ -67,10 +67,12 @@ def test_a_question_during_an_answer_has_an_answer_of_its_own(
     assert text.count(end) == 4
 
 
+@pytest.mark.parametrize("crowded", [1, 8192])
 def test_no_hole_is_left_when_the_question_comes_where_room_is_made(
-    stacks: Stacks, asked: Witness, monkeypatch: pytest.MonkeyPatch
+    stacks: Stacks, asked: Witness, monkeypatch: pytest.MonkeyPatch, crowded: int
 ) -> None:
-    """Two made room, one within the other, and behind the hole nothing was read any more."""
+    """Two made room, one within the other, and behind the hole nothing was read any more. And an
+    answer that was moved to where it left as much as there had been before was not seen."""
     seek, armed = os.lseek, False
 
     def interrupted(fd: int, offset: int, whence: int) -> int:
@@ -81,9 +83,9 @@ def test_no_hole_is_left_when_the_question_comes_where_room_is_made(
             os.kill(ME, signal.SIGUSR2)
         return at
 
-    monkeypatch.setattr(witness, "_CROWDED", 128 * 1024)
+    monkeypatch.setattr(witness, "_CROWDED", crowded)
     monkeypatch.setattr(os, "lseek", interrupted)
-    for _ in range(200):
+    for _ in range(100):
         armed = True
         os.kill(ME, signal.SIGUSR2)
         assert stacks.used(0) == seek(asked._region, 0, os.SEEK_CUR)
