@@ -6,6 +6,15 @@ from typing import Any
 
 PATIENCE = 20.0
 
+# An upload, and its Content-Type.
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="more"\r\n\r\nyes\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.bin"\r\n\r\n'
+    + b"x" * 200_000
+    + b"\r\n--b--\r\n"
+)
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
+
 
 def ask(
     port: int,
