@@ -373,16 +373,14 @@ class HttpServer:
                 exc=error,
             )
 
-    def cancel_running(self) -> int:
-        """Cancel the tasks that handlers run in, so that their `finally` runs; how many.
+    def handlers(self) -> "list[asyncio.Task[None]]":
+        """The tasks that handlers run in; one that goes on after its answer is in there, too."""
+        tasks = asyncio.all_tasks(self.loop)
+        return [task for task in tasks if task.get_name() == EXCHANGE_TASK]
 
-        A handler that goes on after its answer is in such a task, too.
-        """
-        cancelled = 0
-        for task in asyncio.all_tasks(self.loop):
-            if task.get_name() == EXCHANGE_TASK:
-                cancelled += task.cancel()
-        return cancelled
+    def cancel_running(self) -> int:
+        """Cancel the tasks that handlers run in, so that their `finally` runs; how many."""
+        return sum(task.cancel() for task in self.handlers())
 
     def begin_graceful_exit(self) -> None:
         """Each connection's next answer is its last; idle ones go when idle long enough.

@@ -406,7 +406,8 @@ class Worker:
         self.serving.server.say_farewell()
 
     def quit(self) -> None:
-        """Accept no more, finish what runs, leave when the last connection is gone.
+        """Accept no more, finish what runs, leave when the last connection is gone and no handler
+        is at work any more.
 
         `Drain` sees to it that this ends.
         """
@@ -418,7 +419,8 @@ class Worker:
         self._drain = Drain(self.serving.server, self.log, self.stop)
         self._drain.end_in(self.cycle.conf.timeouts.graceful)
         self.serving.server.stopping = self._whole
-        self.serving.drain(self.stop, queues=self._queues, sealed=self._sealed)
+        on_empty = self._drain.wait_for_handlers
+        self.serving.drain(on_empty, queues=self._queues, sealed=self._sealed)
         if self.leaves_sockets:
             for listener in self.cycle.listeners:
                 if listener not in self._queues:

@@ -486,3 +486,55 @@ def test_a_reload_ends_streams_too(daemon: "Daemons") -> None:
         read_until(client, b"begun")
         server.send(signal.SIGHUP)
         assert read_all(client).endswith(b"data: ended\n\n\r\n0\r\n\r\n")
+
+
+# Handlers that go on after their answer
+
+BACKGROUND = """
+import asyncio
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        open("events", "a").write("shutdown ")
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"answered"})
+    how = "cancelled "
+    try:
+        await asyncio.sleep(float(scope["path"][1:]))
+        how = "worked "
+    finally:
+        open("events", "a").write(how)
+"""
+
+
+@pytest.mark.parametrize("config", [{}, {"master_process": False}])
+def test_background_tasks_end_before_the_worker(
+    daemon: "Daemons", config: dict[str, object]
+) -> None:
+    """They were cut when the last connection was gone, though there was time left for them."""
+    server = daemon(app=BACKGROUND, **config)
+    assert server.get("/0.5").text == "answered"
+    assert server.stop() == 0
+    assert (server.directory / "events").read_text() == "worked shutdown "
+
+
+def test_a_reload_lets_background_tasks_end(daemon: "Daemons") -> None:
+    server = daemon(app=BACKGROUND)
+    assert server.get("/0.5").text == "answered"
+    server.send(signal.SIGHUP)
+    server.wait_for("reconfigured")
+    server.wait_for(r"worker 1 \d+ exited with code 0")
+    assert (server.directory / "events").read_text() == "worked shutdown "
+
+
+def test_a_background_task_without_end_is_cancelled(daemon: "Daemons") -> None:
+    server = daemon(app=BACKGROUND, timeouts={"graceful": 1})
+    assert server.get("/60").text == "answered"
+    assert server.stop() == 0
+    assert (server.directory / "events").read_text() == "cancelled shutdown "
+    assert "what still runs is cancelled" in server.log
+    assert "timed out" not in server.log
