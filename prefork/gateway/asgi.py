@@ -91,7 +91,6 @@ def failed(talk: HttpTalk, error: BaseException, log: "ErrorLog") -> None:
     what = described(error)
     if talk.told and is_about_the_client(error):
         log.info(f"the client left: {what}, {request_text(exchange)}", connection=number)
-        talk.end_drained()
     else:
         if isinstance(error, SystemExit):
             what = f"the application called exit(): {error!r}"
@@ -104,7 +103,7 @@ def failed(talk: HttpTalk, error: BaseException, log: "ErrorLog") -> None:
 def unfinished(talk: HttpTalk, log: "ErrorLog") -> None:
     """The application returned, and its response is not complete."""
     exchange = talk.exchange
-    if not (talk.end_drained() or exchange.client_left):
+    if not exchange.client_left:
         how = (
             "before its response was complete"
             if exchange.head_sent

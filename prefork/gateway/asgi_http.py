@@ -9,9 +9,10 @@ gives `http.disconnect`. It gives that also to a client which closed its side an
 nothing tells the two apart before something is sent, and an answer is still sent to both.
 
 A worker that drains lets responses run to their end, for a download has one. A stream of events
-(`text/event-stream`) has none, and its client comes back by itself: `receive` gives
-`http.disconnect`, the next `send` completes the response and raises. What else has no end is
-cancelled when timeouts.graceful is nearly over, like every handler.
+(`text/event-stream`) has none, and its client comes back by itself: the response is completed,
+`receive` gives `http.disconnect` and the next `send` raises. Starlette's handler does neither while
+no event comes, and is cancelled soon. What else has no end is cancelled when timeouts.graceful is
+nearly over, like every handler.
 """
 
 import asyncio
@@ -35,6 +36,9 @@ Message = dict[str, Any]
 
 # A stream that never has to wait for its client gives way to others after so many bytes.
 BURST: Final = 512 * 1024
+
+# What the handler of a stream of events has, once the worker leaves, to hear of it by itself.
+LAST_SECONDS: Final = 1.0
 
 _TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _DISCONNECT: Final = "http.disconnect"
@@ -208,7 +212,13 @@ class HttpTalk:
 
     def _drain(self) -> None:
         self._drained = True
-        self._wake()
+        self._end()
+        self.exchange.server.loop.call_later(LAST_SECONDS, self._cancel)
+
+    def _cancel(self) -> None:
+        task = self.exchange.task
+        if task is not None:
+            task.cancel("the worker leaves")
 
     def _wake(self) -> None:
         if self._woken is not None:
@@ -261,7 +271,6 @@ class HttpTalk:
         if not exchange.head_sent:
             self._begin(None if more or self._trailers is not None else len(body))
         if self._drained:
-            self._end()
             raise self._nobody()
         exchange.write(body)
         await self._after(len(body), more)
@@ -269,7 +278,7 @@ class HttpTalk:
     def _expect_body(self, kind: str) -> None:
         """Raise unless a piece of the body may come now."""
         exchange = self.exchange
-        if exchange.client_gone:
+        if exchange.client_gone or self._drained:
             raise self._nobody()
         if not self._status or exchange.finished or self._over:
             raise self._out_of_order(kind)
@@ -316,13 +325,6 @@ class HttpTalk:
             self.exchange.end(trailers)
         finally:
             self._wake()
-
-    def end_drained(self) -> bool:
-        """Complete a stream of events whose application has gone because the worker does."""
-        if not self._drained or self.exchange.client_left:
-            return False
-        self._end()
-        return True
 
     async def _send_other(self, kind: str, message: Message) -> None:
         exchange = self.exchange

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prefork.event.bridge import EXCHANGE_TASK
 from prefork.gateway.asgi import AsgiApplication, is_about_the_client
-from prefork.gateway.asgi_http import HttpTalk, Message, encoded, http_scope
+from prefork.gateway.asgi_http import LAST_SECONDS, HttpTalk, Message, encoded, http_scope
 from prefork.gateway.failure import described, request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 from prefork.gateway.rootpath import checked
@@ -68,7 +68,7 @@ class AsgiLayer:
         scope = self._scope(ctx)
         scope["extensions"] = _EXTENSIONS.copy()
         talk = _LayerTalk(ctx, log)
-        task = asyncio.create_task(self._run(scope, talk), name=EXCHANGE_TASK)
+        talk.task = task = asyncio.create_task(self._run(scope, talk), name=EXCHANGE_TASK)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         try:
@@ -111,7 +111,7 @@ class AsgiLayer:
 class _LayerTalk(HttpTalk):
     """`receive` as in HTTP; what is sent goes into the context."""
 
-    __slots__ = ("_complete", "_ctx", "_pieces", "ready")
+    __slots__ = ("_complete", "_ctx", "_pieces", "ready", "task")
 
     def __init__(self, ctx: "Context", log: "ErrorLog") -> None:
         super().__init__(ctx.exchange, log)
@@ -119,13 +119,27 @@ class _LayerTalk(HttpTalk):
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pieces: _Pieces | None = None
         self._complete = False
+        self.task: asyncio.Task[None] | None = None
+
+    def _drain(self) -> None:
+        # The body ends for the layers around, and so the response.
+        self._drained = self._complete = True
+        if self._pieces is not None:
+            self._pieces.end(None)
+        self._wake()
+        self.exchange.server.loop.call_later(LAST_SECONDS, self._cancel)
+
+    def _cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel("the worker leaves")
 
     def _is_over(self) -> bool:
         return super()._is_over() or (self._pieces is not None and self._pieces.closed)
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        if self.exchange.client_gone or (self._pieces is not None and self._pieces.closed):
+        gone = self.exchange.client_gone or self._drained
+        if gone or (self._pieces is not None and self._pieces.closed):
             raise self._nobody()
         if kind == "http.response.start":
             if self._status:
@@ -179,6 +193,8 @@ class _LayerTalk(HttpTalk):
         if self._pieces is None:
             self._pieces = _Pieces(self)
             self._answer(self._pieces, more=True)
+            if self._length is None and b"text/event-stream" in self._fields:
+                self.exchange.on_drain(self._drain)
         await self._pieces.put(bytes(body))
         if not more:
             self._complete = True
@@ -215,7 +231,8 @@ class _LayerTalk(HttpTalk):
     def failed(self, error: Exception | None) -> None:
         """The application has raised, or returned."""
         if self._complete:
-            if error is not None and not isinstance(error, ConnectionError):
+            told = self.told and is_about_the_client(error)
+            if error is not None and not (told or isinstance(error, ConnectionError)):
                 self._log_error(error, "after the response was complete")
             return
         exchange = self.exchange

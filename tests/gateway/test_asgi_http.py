@@ -1007,6 +1007,30 @@ def test_a_quiet_stream_of_events_hears_of_the_drain(asgi: Make) -> None:
     client.assert_closed()
 
 
+def test_one_that_neither_sends_nor_listens_is_cancelled(asgi: Make) -> None:
+    """Starlette's, between two events, held its client and its worker to the last second."""
+    over = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start(headers=EVENTS))
+        await send(body(b"data: x\n\n", True))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            over.append(True)
+
+    w = asgi(app)
+    client = w.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    w.settle()
+    w.server.begin_graceful_exit()
+    answer = client.answer()
+    assert (answer.complete, answer.body) == (True, b"data: x\n\n")
+    client.assert_closed()
+    assert not over
+    w.wait_for(lambda: over)
+
+
 def test_other_responses_run_to_their_end(asgi: Make) -> None:
     gate = asyncio.Event()
     heard = []

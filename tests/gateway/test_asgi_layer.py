@@ -342,3 +342,34 @@ def test_a_websocket_passes_through(onion: Make) -> None:
         data += client.receive()
     client.send(b"\x88\x82\0\0\0\0\x03\xe8")
     w.wait_for(lambda: not w.server.connections)
+
+
+@pytest.mark.parametrize("how", ["sends", "listens", "neither"])
+def test_a_stream_of_events_ends_with_the_worker(onion: Make, how: str) -> None:
+    over = []
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(headers=[(b"content-type", b"text/event-stream")]))
+        try:
+            await send(body(b"data: x\n\n", True))
+            while how == "sends":
+                await send(body(b"data: x\n\n", True))
+                await asyncio.sleep(0)
+            while how == "listens" and (await receive())["type"] != "http.disconnect":
+                pass
+            if how == "neither":
+                await asyncio.Event().wait()
+        finally:
+            over.append(True)
+
+    w = onion(shouting, prefork.asgi(app, lifespan="off"))
+    client = w.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    w.wait_for(lambda: w.server.requests_running)
+    w.turn()
+    w.server.begin_graceful_exit()
+    answer = client.answer()
+    assert answer.complete
+    assert answer.body.startswith(b"DATA: X")
+    client.assert_closed()
+    w.wait_for(lambda: over)
