@@ -53,9 +53,9 @@ async def events(request):
         try:
             while True:
                 yield "data: tick\\n\\n"
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(1000 if request.query_params else 0.01)
         finally:
-            open("events-over", "w").close()
+            open("events-over", "a").write("over ")
     return StreamingResponse(pieces(), media_type="text/event-stream")
 
 async def background(request):
@@ -143,14 +143,14 @@ def stream():
     return StreamingResponse(pieces())
 
 @app.get("/events")
-async def events():
+async def events(quiet: bool = False):
     async def pieces():
         try:
             while True:
                 yield "data: tick\\n\\n"
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(1000 if quiet else 0.01)
         finally:
-            open("events-over", "w").close()
+            open("events-over", "a").write("over ")
     return StreamingResponse(pieces(), media_type="text/event-stream")
 
 @app.get("/background", response_class=PlainTextResponse)
@@ -228,13 +228,14 @@ async def stream():
 
 @app.get("/events")
 async def events():
+    pause = 1000 if request.args else 0.01
     async def pieces():
         try:
             while True:
                 yield "data: tick\\n\\n"
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(pause)
         finally:
-            open("events-over", "w").close()
+            open("events-over", "a").write("over ")
     response = Response(pieces(), mimetype="text/event-stream")
     response.timeout = None
     return response
@@ -312,14 +313,14 @@ async def stream() -> Stream:
     return Stream(pieces())
 
 @get("/events")
-async def events() -> Stream:
+async def events(quiet: bool = False) -> Stream:
     async def pieces():
         try:
             while True:
                 yield "data: tick\\n\\n"
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(1000 if quiet else 0.01)
         finally:
-            open("events-over", "w").close()
+            open("events-over", "a").write("over ")
     return Stream(pieces(), media_type="text/event-stream")
 
 @get("/background")
@@ -396,9 +397,9 @@ class Events:
             try:
                 while True:
                     yield SSEvent(text="tick")
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(1000 if req.query_string else 0.01)
             finally:
-                open("events-over", "w").close()
+                open("events-over", "a").write("over ")
         resp.sse = pieces()
 
 class Background:
@@ -523,17 +524,21 @@ def test_a_client_leaves_its_events(site: Any) -> None:
 
 
 def test_events_end_with_the_server(site: Any) -> None:
-    with site.connect() as sock:
-        sock.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
-        data = b""
-        while data.count(b"tick") < 3:
-            data += sock.recv(65536)
+    with site.connect() as ticking, site.connect() as quiet:
+        for sock, query in ((ticking, b""), (quiet, b"?quiet=1")):
+            sock.sendall(b"GET /events%b HTTP/1.1\r\nHost: a\r\n\r\n" % query)
+            data = b""
+            while b"tick" not in data:
+                data += sock.recv(65536)
         site.send(signal.SIGQUIT)
-        while more := sock.recv(65536):
-            data += more
-    assert data.endswith(b"0\r\n\r\n")  # whole, in HTTP's eyes
+        for sock in (ticking, quiet):
+            data = b""
+            while more := sock.recv(65536):
+                data += more
+            assert data.endswith(b"0\r\n\r\n")  # whole, in HTTP's eyes
     assert site.wait() == 0
-    assert (site.directory / "events-over").exists()
+    assert (site.directory / "events-over").read_text() == "over over "
+    assert "cancelled" not in site.log  # that is for what takes all of timeouts.graceful
 
 
 def test_websockets(site: Any) -> None:

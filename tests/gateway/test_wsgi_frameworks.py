@@ -14,7 +14,7 @@ from flask import (
     Flask, Response, redirect, request, send_file, session, stream_with_context, url_for
 )
 
-app = Flask(__name__)
+app = Flask(__name__, static_folder=".", static_url_path="/static")
 app.secret_key = "k"
 
 @app.get("/")
@@ -100,6 +100,7 @@ def test_flask(hosted: Hosted) -> None:
     assert ask(port, "GET", "/file", headers={"Range": "bytes=1-6"})[1] == body[1:7]
     tag = {"If-None-Match": answer.headers["ETag"]}
     assert ask(port, "GET", "/file", headers=tag)[0].status == 304
+    assert ask(port, "GET", "/static/application.py")[1] == body
     answer, body = ask(port, "GET", "/count")
     cookie = answer.headers["Set-Cookie"].partition(";")[0]
     assert ask(port, "GET", "/count", headers={"Cookie": cookie})[1] == b"2"
@@ -112,6 +113,7 @@ def test_flask(hosted: Hosted) -> None:
 
 
 FALCON = """
+import os
 import falcon
 
 class Hello:
@@ -129,6 +131,11 @@ class Stream:
     def on_put(self, req, resp):
         resp.media = len(req.bounded_stream.read())
 
+class Upload:
+    def on_post(self, req, resp):
+        resp.media = {part.filename or part.name: len(part.stream.read())
+                      for part in req.get_media()}
+
 class Fail:
     def on_get(self, req, resp):
         raise falcon.HTTPConflict(title="no")
@@ -136,7 +143,9 @@ class Fail:
 app = falcon.App()
 app.add_route("/", Hello())
 app.add_route("/stream", Stream())
+app.add_route("/upload", Upload())
 app.add_route("/fail", Fail())
+app.add_static_route("/static", os.getcwd())
 """
 
 
@@ -149,4 +158,8 @@ def test_falcon(hosted: Hosted) -> None:
     assert said == {"got": {"b": 2}, "path": "/", "query": "a=1"}
     assert ask(port, "GET", "/stream")[1] == b"one two"
     assert json.loads(ask(port, "PUT", "/stream", b"x" * 3_000_000)[1]) == 3_000_000
+    said = json.loads(ask(port, "POST", "/upload", FORM, MULTIPART)[1])
+    assert said == {"more": 3, "a.bin": 200_000}
+    source = (server.directory / "application.py").read_bytes()
+    assert ask(port, "GET", "/static/application.py")[1] == source
     assert ask(port, "GET", "/fail")[0].status == 409
