@@ -567,7 +567,8 @@ def test_websockets(site: Any) -> None:
     assert site.wait() == 0
 
 
-@pytest.mark.parametrize("framework", sorted(SOURCES))
+# falcon.asgi.App routes by the whole path and takes no prefix off: README says to leave it empty.
+@pytest.mark.parametrize("framework", sorted(SOURCES.keys() - {"falcon"}))
 def test_below_a_prefix(daemon: Daemon, framework: str) -> None:
     """As behind nginx's `proxy_pass http://…/;`: every route is where it was."""
     site = daemon(app=SOURCES[framework], root_path="/caf\u00e9/v1")
