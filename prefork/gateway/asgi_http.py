@@ -26,6 +26,7 @@ from prefork.errors import PeerError
 from prefork.gateway.asgi_fields import lines_of
 from prefork.gateway.failure import request_text
 from prefork.http.body import NO_BODY
+from prefork.http.exchange import LAST_SECONDS
 from prefork.http.headers import KnownLines
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ Message = dict[str, Any]
 
 # A stream that never has to wait for its client gives way to others after so many bytes.
 BURST: Final = 512 * 1024
-
-# What the handler of a stream of events has, once the worker leaves, to hear of it by itself.
-LAST_SECONDS: Final = 1.0
 
 _TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _DISCONNECT: Final = "http.disconnect"
@@ -124,6 +122,7 @@ class HttpTalk:
 
     __slots__ = (
         "_burst",
+        "_cancellation",
         "_drained",
         "_fields",
         "_length",
@@ -139,6 +138,7 @@ class HttpTalk:
     )
 
     _burst: int
+    _cancellation: asyncio.TimerHandle  # once it is drained
     _fields: bytes
     _length: int | None  # as declared
     _trailers: bytes | None  # as collected; None: none are to come
@@ -212,13 +212,24 @@ class HttpTalk:
 
     def _drain(self) -> None:
         self._drained = True
-        self._end()
-        self.exchange.server.loop.call_later(LAST_SECONDS, self._cancel)
+        if self.exchange.client_gone:
+            self._wake()
+        else:
+            self._end()
+        self._cancel_soon()
+
+    def _cancel_soon(self) -> None:
+        loop = self.exchange.server.loop
+        self._cancellation = loop.call_later(LAST_SECONDS, self._cancel)
 
     def _cancel(self) -> None:
-        task = self.exchange.task
+        # Also one that listens: Falcon's does, and goes on to wait for its next event.
+        task = self._handler()
         if task is not None:
             task.cancel("the worker leaves")
+
+    def _handler(self) -> "asyncio.Task[None] | None":
+        return self.exchange.task
 
     def _wake(self) -> None:
         if self._woken is not None:
@@ -408,6 +419,8 @@ class HttpTalk:
 
     def _nobody(self) -> ClientDisconnectedError:
         self.told = True
+        if self._drained:
+            self._cancellation.cancel()  # it knows, and may be tidying up
         return ClientDisconnectedError(
             "the worker leaves, and the stream has ended"
             if self._drained

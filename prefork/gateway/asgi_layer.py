@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prefork.event.bridge import EXCHANGE_TASK
 from prefork.gateway.asgi import AsgiApplication, is_about_the_client
-from prefork.gateway.asgi_http import LAST_SECONDS, HttpTalk, Message, encoded, http_scope
+from prefork.gateway.asgi_http import HttpTalk, Message, encoded, http_scope
 from prefork.gateway.failure import described, request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 from prefork.gateway.rootpath import checked
@@ -127,11 +127,10 @@ class _LayerTalk(HttpTalk):
         if self._pieces is not None:
             self._pieces.end(None)
         self._wake()
-        self.exchange.server.loop.call_later(LAST_SECONDS, self._cancel)
+        self._cancel_soon()
 
-    def _cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel("the worker leaves")
+    def _handler(self) -> "asyncio.Task[None] | None":
+        return self.task
 
     def _is_over(self) -> bool:
         return super()._is_over() or (self._pieces is not None and self._pieces.closed)

@@ -12,7 +12,7 @@ connection lives on and what the client can read.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 from prefork.http.body import NO_BODY, Body
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 # Answers an exchange. What it cannot do at once is in the coroutine it returns, which becomes the
 # request's task; one that returns None has answered, errors and all.
 Handler = Callable[["Exchange"], Coroutine[Any, Any, None] | None]
+
+
+# What a handler has whose stream has ended because the worker leaves, until it is cancelled if it
+# has not heard of it: one that waits for its next event, or message, neither sends nor listens.
+LAST_SECONDS: Final = 1.0
 
 
 class Exchange(ABC):

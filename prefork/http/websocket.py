@@ -24,6 +24,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from prefork.event.deadlines import Deadlines
+from prefork.http.exchange import LAST_SECONDS
 
 if TYPE_CHECKING:
     from prefork.http.exchange import Exchange
@@ -122,6 +123,7 @@ class WebSocket:
         self.code = 0  # of the close; 0 while the WebSocket is open
         self.reason = ""
         self.closed_by_us = False
+        self._told = False  # the handler has heard that it is closed, or is through with it
         self._inbox: deque[str | bytes] = deque()
         self._size = 0  # of the inbox
         self._parts: list[Any] = []  # of a message in fragments
@@ -170,7 +172,7 @@ class WebSocket:
 
     def _check_open(self) -> None:
         if self.code or self.connection.client_gone:
-            raise WebSocketClosedError(self.code or ABNORMAL, self.reason)
+            raise self._closed_error()
 
     # Messages
 
@@ -178,7 +180,7 @@ class WebSocket:
         """The next message. Raises WebSocketClosedError when there is none any more."""
         while not self._inbox:
             if self.code:
-                raise WebSocketClosedError(self.code, self.reason)
+                raise self._closed_error()
             if self._waiter is not None:
                 raise RuntimeError("two tasks read one WebSocket")
             self._waiter = self._loop.create_future()
@@ -208,7 +210,7 @@ class WebSocket:
     async def send(self, message: str | bytes) -> None:
         """Send a message, and wait while the client is slow. Raises WebSocketClosedError."""
         if self.code:
-            raise WebSocketClosedError(self.code, self.reason)
+            raise self._closed_error()
         if isinstance(message, str):
             self._frames.send_text(message.encode())
         else:
@@ -217,7 +219,11 @@ class WebSocket:
         try:
             await self.connection.drain()
         except ConnectionError:
-            raise WebSocketClosedError(self.code or ABNORMAL, self.reason) from None
+            raise self._closed_error() from None
+
+    def _closed_error(self) -> WebSocketClosedError:
+        self._told = True
+        return WebSocketClosedError(self.code or ABNORMAL, self.reason)
 
     def _write(self) -> None:
         for data in self._frames.data_to_send():
@@ -339,6 +345,7 @@ class WebSocket:
 
     async def wait_closed(self) -> None:
         """Wait until both sides have closed; CLOSE_SECONDS at most."""
+        self._told = True
         if not (self.connection.closing or self.connection.client_gone):
             self._ended = self._loop.create_future()
             await self._ended
@@ -346,6 +353,13 @@ class WebSocket:
     def _drain(self) -> None:
         # RFC 6455 section 7.4.1, and the registry's 1012: the client may come back at once.
         self.close(GOING_AWAY if self.exchange.stopping else SERVICE_RESTART)
+        self._loop.call_later(LAST_SECONDS, self._cancel)
+
+    def _cancel(self) -> None:
+        # A handler that only sends has nothing to send for now. Who has heard may be tidying up.
+        task = self.exchange.task
+        if task is not None and not self._told:
+            task.cancel("the worker leaves")
 
     def ask(self) -> None:
         """Nothing has come for a while: a ping, which a living client answers."""

@@ -1,6 +1,7 @@
 """ASGI's HTTP, rule by rule, over real sockets: what the application gets and what the client."""
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -1029,6 +1030,53 @@ def test_one_that_neither_sends_nor_listens_is_cancelled(asgi: Make) -> None:
     client.assert_closed()
     assert not over
     w.wait_for(lambda: over)
+
+
+def test_one_whose_send_has_raised_tidies_up(asgi: Make) -> None:
+    gate, over = asyncio.Event(), []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start(headers=EVENTS))
+        with contextlib.suppress(OSError):
+            while True:
+                await send(body(b"data: x\n\n", True))
+                await asyncio.sleep(0)
+        await gate.wait()
+        over.append(True)
+
+    w = asgi(app)
+    client = w.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    w.wait_for(lambda: w.server.requests_running)
+    w.server.begin_graceful_exit()
+    assert client.answer().complete
+    w.pass_time(1.5)
+    assert w.server.handlers()
+    gate.set()
+    w.wait_for(lambda: over)
+
+
+def test_one_that_begins_when_the_worker_leaves_already(asgi: Make) -> None:
+    gate = asyncio.Event()
+    caught = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await gate.wait()
+        await send(start(headers=EVENTS))
+        try:
+            await send(body(b"data: x\n\n", True))
+        except OSError as error:
+            caught.append(str(error))
+
+    w = asgi(app)
+    client = w.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    w.settle()
+    w.server.begin_graceful_exit()
+    gate.set()
+    assert client.answer().complete
+    client.assert_closed()
+    assert caught == ["the worker leaves, and the stream has ended"]
 
 
 def test_other_responses_run_to_their_end(asgi: Make) -> None:

@@ -354,6 +354,45 @@ def test_the_worker_leaves(asgi: Make, whole: bool, code: int) -> None:
     assert app.messages[-1]["code"] == code
 
 
+def test_the_worker_leaves_a_handler_that_only_sends(asgi: Make) -> None:
+    over = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        try:
+            await asyncio.Event().wait()  # for something to send
+        finally:
+            over.append(True)
+
+    w = asgi(app)
+    peer = Peer(w.connect())
+    w.server.begin_graceful_exit()
+    assert peer.closed()[0] == 1012
+    assert not over
+    w.wait_for(lambda: over)
+
+
+def test_a_handler_that_has_heard_tidies_up(asgi: Make) -> None:
+    """However long it takes: its worker waits."""
+    gate, over = asyncio.Event(), []
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        await gate.wait()
+        over.append(True)
+
+    w = asgi(app)
+    peer = Peer(w.connect())
+    w.server.begin_graceful_exit()
+    peer.closed()
+    w.pass_time(1.5)
+    assert w.server.handlers()
+    gate.set()
+    w.wait_for(lambda: over)
+
+
 def test_a_cancelled_handler_closes(asgi: Make) -> None:
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "websocket.accept"})
