@@ -5,6 +5,7 @@ response is complete (background tasks do). Whatever it does wrong costs one req
 500 while the head is unsent, a cut connection afterwards, and a line in the error log.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from prefork.gateway.asgi_http import (
     HttpTalk,
     http_scope,
 )
-from prefork.gateway.failure import described, request_text
+from prefork.gateway.failure import described, is_cancelled, request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 
 if TYPE_CHECKING:
@@ -67,6 +68,11 @@ class AsgiHost:
                 failed(talk, error, error_log)
                 if isinstance(error, SystemExit):
                     self._exit()
+                return
+            except asyncio.CancelledError as error:
+                if is_cancelled():
+                    raise
+                failed(talk, error, error_log)
                 return
             if not exchange.finished:
                 unfinished(talk, error_log)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from prefork.event.bridge import EXCHANGE_TASK
 from prefork.gateway.asgi import AsgiApplication, is_about_the_client
 from prefork.gateway.asgi_http import HttpTalk, Message, encoded, http_scope
-from prefork.gateway.failure import described, request_text
+from prefork.gateway.failure import described, is_cancelled, request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 from prefork.gateway.rootpath import checked
 
@@ -90,22 +90,25 @@ class AsgiLayer:
     async def _run(self, scope: dict[str, Any], talk: "_LayerTalk") -> None:
         try:
             await self._app(scope, talk.receive, talk.send)
-        except asyncio.CancelledError:
-            talk.failed(ConnectionResetError("the request was cancelled"))
-            raise
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                talk.failed(ConnectionResetError("the request was cancelled"))
+                raise
+            talk.failed(_as_mistake(error))
         except Exception as error:
             talk.failed(error)
-        except (SystemExit, KeyboardInterrupt) as error:
-            mistake = RuntimeError(f"an application cannot end its worker: {error!r}")
-            mistake.__cause__ = error
-            talk.failed(mistake)
         except BaseException as error:
-            # A class of its own, or GeneratorExit: whoever waits for the answer has to hear.
-            mistake = RuntimeError(f"the application raised {described(error)}")
-            mistake.__cause__ = error
-            talk.failed(mistake)
+            # Whoever waits for the answer has to hear, and asyncio would end its loop for some.
+            talk.failed(_as_mistake(error))
         else:
             talk.failed(None)
+
+
+def _as_mistake(error: BaseException) -> RuntimeError:
+    """What becomes of what is no Exception: a mistake like any other, with its traceback."""
+    mistake = RuntimeError(f"the application raised {described(error)}")
+    mistake.__cause__ = error
+    return mistake
 
 
 class _LayerTalk(HttpTalk):

@@ -4,6 +4,7 @@ Until the application accepts it, the request is one that can be answered: `webs
 with 403, the extension `websocket.http.response` with whatever the application likes.
 """
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from prefork.gateway.asgi_fields import lines_of
@@ -12,7 +13,7 @@ from prefork.gateway.asgi_http import (
     HttpTalk,
     Message,
 )
-from prefork.gateway.failure import request_text
+from prefork.gateway.failure import is_cancelled, request_text
 from prefork.http.websocket import (
     ABNORMAL,
     GOING_AWAY,
@@ -82,6 +83,8 @@ class WebSocketTalk(HttpTalk):
             websocket.close(NORMAL if code is None else code, message.get("reason") or "")
         elif kind.startswith(_RESPONSE) and not websocket.accepted:
             await super().send({**message, "type": kind.removeprefix("websocket.")})
+            if self.exchange.finished:
+                websocket.denied()
         elif kind in ("websocket.accept", "websocket.close") and not (
             websocket.accepted or self._denied
         ):
@@ -90,6 +93,7 @@ class WebSocketTalk(HttpTalk):
             if kind == "websocket.close":
                 self.exchange.reply(403, TEXT, b"Forbidden")
                 self._wake()
+                websocket.denied()  # another task may wait for a message
             else:
                 self._accept(message)
         else:
@@ -167,15 +171,18 @@ async def serve_websocket(
     code = NORMAL
     try:
         await app(scope, talk.receive, talk.send)
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
+            # The worker ends, or the client has left long ago.
+            if websocket.accepted:
+                websocket.close(GOING_AWAY if exchange.stopping else SERVICE_RESTART)
+                websocket.connection.flush()
+                exchange.end()
+            raise
         code = INTERNAL_ERROR
         failed(talk, error, log)
-    except BaseException:  # it is cancelled: the worker ends, or the client has left long ago
-        if websocket.accepted:
-            websocket.close(GOING_AWAY if exchange.stopping else SERVICE_RESTART)
-            websocket.connection.flush()
-            exchange.end()
-        raise
     if not websocket.accepted:
         if not exchange.finished:
             unfinished(talk, log)

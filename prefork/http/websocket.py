@@ -4,7 +4,8 @@ The library reads and writes frames; the handshake's answer, the connection, dea
 back-pressure are ours. This module is imported when a worker sees its first upgrade.
 
 Back-pressure: messages that came and were not taken are bounded, beyond that the connection is not
-read; `send` waits for a slow client as a response body does. Life: a client that has been silent
+read, nor is it while the pongs that a client asked for are not taken; `send` waits for a slow
+client as a response body does. Life: a client that has been silent
 for timeouts.ping is asked, and one that has said nothing for timeouts.pong more is gone.
 """
 
@@ -42,6 +43,9 @@ SERVICE_RESTART: Final = 1012
 HIGH_WATER: Final = 64 * 1024
 LOW_WATER: Final = 16 * 1024
 MESSAGE_COST: Final = 256  # bytes that an empty message takes, too
+# Packed bytes become up to a thousand times as many: so few are unpacked at once, and one looks
+# again whether there is room.
+UNPACKED_AT_ONCE: Final = 4 * 1024
 # A client that does not answer our close is cut after so long.
 CLOSE_SECONDS: Final = 5.0
 
@@ -126,9 +130,11 @@ class WebSocket:
         self._told = False  # the handler has heard that it is closed, or is through with it
         self._inbox: deque[str | bytes] = deque()
         self._size = 0  # of the inbox
-        self._parts: list[Any] = []  # of a message in fragments
+        self._parts = bytearray()  # of a message in fragments
         self._text = False  # and what it will be
-        self._paused = False
+        self._paused = False  # the inbox is full
+        self._choked = False  # the client does not take its pongs
+        self._unread = b""  # what came with the bytes at which that was so
         self._waiter: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         if exchange.client_left:
@@ -164,11 +170,18 @@ class WebSocket:
             head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode()
         self._frames = ServerProtocol(state=State.OPEN, max_size=self._limit, logger=_log)
         self._frames.extensions = self._handshake.extensions
+        del self._handshake, self._answer  # a WebSocket is long, and may be one of many
         self.accepted = True
         if self._keepalive.pings:
             self._keepalive.silent.touch(self)
-        self.exchange.on_drain(self._drain)
         self.exchange.switch(head + fields, self.data_received)
+        # Only now: a worker that drains already closes at once, which is no news before the 101.
+        self.exchange.on_drain(self._drain)
+
+    def denied(self) -> None:
+        """The request was answered as an ordinary one: there is nothing to receive."""
+        if not self.code:
+            self._closed(ABNORMAL, "")
 
     def _check_open(self) -> None:
         if self.code or self.connection.client_gone:
@@ -192,9 +205,7 @@ class WebSocket:
         self._size -= len(message) + MESSAGE_COST
         if self._paused and self._size < LOW_WATER:
             self._paused = False
-            self.connection.resume_reading()
-            if self._keepalive.pings:
-                self._keepalive.silent.touch(self)
+            self._read_on()
         return message
 
     def __aiter__(self) -> "WebSocket":
@@ -225,15 +236,24 @@ class WebSocket:
         self._told = True
         return WebSocketClosedError(self.code or ABNORMAL, self.reason)
 
-    def _write(self) -> None:
-        for data in self._frames.data_to_send():
-            if data:
-                self.connection.write(data)
-            else:
-                self._end()
+    def _write(self) -> bool:
+        """Send what the protocol has to say; whether that was anything."""
+        pieces = self._frames.data_to_send()
+        if not pieces:
+            return False
+        data = b"".join(pieces)
+        if data:
+            self.connection.write(data)
+        if not pieces[-1]:  # SEND_EOF
+            self._end()
+        return True
 
     def _end(self) -> None:
         self._keepalive.closing.discard(self)
+        server = self.exchange.server
+        if server.timeouts.abandoned and not self.exchange.finished:
+            # A connection that lingers does not tell HTTP of its end.
+            server.abandoned.touch(self.exchange)  # type: ignore[arg-type]  # there is only HTTP/1
         # A client that has not closed may be sending: a reset would overtake our close frame.
         self.connection.close_soon(linger=not self.exchange.client_left and not self._both)
         if self._ended is not None and not self._ended.done():
@@ -243,18 +263,57 @@ class WebSocket:
 
     def data_received(self, data: bytes) -> None:
         keepalive = self._keepalive
-        if keepalive.pings:
+        if keepalive.pings and not self.code:
             keepalive.silent.touch(self)
             if len(keepalive.asked):
                 keepalive.asked.discard(self)
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Take the frames in `data`, for as long as there is room for what they hold."""
         frames = self._frames
-        frames.receive_data(data)
-        for frame in frames.events_received():
-            self._frame(frame)  # type: ignore[arg-type]  # past the handshake there are only frames
-        self._write()
+        step = UNPACKED_AT_ONCE if frames.extensions else len(data)
+        for at in range(0, len(data), step):
+            if self._paused or self._choked:
+                self._unread += data[at:]
+                break
+            frames.receive_data(data[at : at + step])
+            for frame in frames.events_received():
+                self._frame(frame)  # type: ignore[arg-type]  # past the handshake: only frames
+            self._answer_frames()
+        if self._paused or self._choked:
+            # It is the handler now who takes its time, or timeouts.send runs; and a pong could not
+            # be read.
+            self.connection.pause_reading()
+            self._keepalive.silent.discard(self)
         if frames.parser_exc is not None and not self.code:
             close = frames.close_sent
             self._closed(close.code if close else ABNORMAL, close.reason if close else "")
+
+    def _answer_frames(self) -> None:
+        """Send pongs and the like, and take no more of a client that does not take them."""
+        connection = self.connection
+        if self._write() and connection.out.size > HIGH_WATER:
+            connection.flush()
+            if connection.out.size > HIGH_WATER and not connection.closing:
+                self._choked = True
+                connection.on_room = self._room
+
+    def _room(self) -> None:
+        self._choked = False
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Where there is room again, take what has come meanwhile, and what comes."""
+        if self._paused or self._choked:
+            return
+        unread, self._unread = self._unread, b""
+        if unread:
+            self._feed(unread)
+        if not (self._paused or self._choked):
+            self.connection.resume_reading()
+            if self._keepalive.pings and not self.code:
+                self._keepalive.silent.touch(self)
 
     def _frame(self, frame: Frame) -> None:
         opcode = frame.opcode
@@ -263,12 +322,12 @@ class WebSocket:
             if frame.fin:
                 self._message(frame.data)
             else:
-                self._parts = [frame.data]
+                self._parts += frame.data
         elif opcode is _CONT:
-            self._parts.append(frame.data)
+            self._parts += frame.data
             if frame.fin:
-                parts, self._parts = self._parts, []
-                self._message(b"".join(parts))
+                data, self._parts = self._parts, bytearray()
+                self._message(data)
         elif opcode is _CLOSE:
             close = self._frames.close_rcvd
             assert close is not None
@@ -290,11 +349,8 @@ class WebSocket:
                 return
         self._inbox.append(message)
         self._size += len(message) + MESSAGE_COST
-        if self._size > HIGH_WATER and not self._paused:
-            # It is the handler now who takes its time, and a pong could not be read.
+        if self._size > HIGH_WATER:
             self._paused = True
-            self.connection.pause_reading()
-            self._keepalive.silent.discard(self)
         self._wake()
 
     def _wake(self) -> None:
@@ -320,12 +376,13 @@ class WebSocket:
         keepalive = self._keepalive
         keepalive.silent.discard(self)
         keepalive.asked.discard(self)
-        if self._paused:
-            self._paused = False
-            self.connection.resume_reading()  # for the answer to our close
         if self.accepted and not self.connection.closing:
             keepalive.closing.touch(self)
         self._wake()
+        if self._paused or self._choked:
+            self._paused = self._choked = False
+            self.connection.on_room = None
+            self._read_on()  # for the answer to our close
 
     # The end
 

@@ -777,6 +777,28 @@ def test_after_the_head_the_connection_is_cut(asgi: Make, messages: Any, match: 
     assert 'request: "GET /path HTTP/1.1"' in w.log
 
 
+def test_a_cancellation_that_nobody_asked_for_is_an_error(asgi: Make) -> None:
+    """The application awaits a task that it has cancelled itself, before or behind its answer."""
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["path"] == "/late":
+            await send(start())
+            await send(body(b"done"))
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        if scope["path"] == "/waits":
+            await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    w = asgi(app)
+    w.expect("CancelledError")
+    client = w.connect()
+    for number, path in enumerate(("/", "/waits", "/late"), 1):
+        assert client.get(path).status == (200 if path == "/late" else 500)
+        w.wait_for(lambda number=number: w.log.count("[error]") == number)
+    assert w.log.count("Traceback") == 3
+
+
 def test_what_comes_after_the_end(asgi: Make) -> None:
     w = asgi(sends(start(), body(b"x"), body(b"y")))
     w.expect("the response is complete, after the response was complete")
@@ -841,7 +863,7 @@ class Custom(BaseException):
         (MuteError(), "MuteError: its text cannot be had"),
         (Custom("own"), "exception in a handler"),
         (GeneratorExit(), "exception in a handler"),
-        (asyncio.CancelledError(), "the handler was cancelled"),
+        (asyncio.CancelledError(), "CancelledError"),
     ],
 )
 def test_what_is_seldom_raised(asgi: Make, error: BaseException, said: str) -> None:

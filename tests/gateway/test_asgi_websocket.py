@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -27,12 +28,13 @@ HANDSHAKE = (
 class Peer:
     """A WebSocket client on a wire's client."""
 
-    def __init__(self, client: Any, *, fields: bytes = b"", deflate: bool = False) -> None:
+    def __init__(self, client: Any, *, fields: bytes = b"", deflate: Any = False) -> None:
         self.client = client
-        factory = ClientPerMessageDeflateFactory(client_max_window_bits=True)
+        if deflate is True:
+            deflate = ClientPerMessageDeflateFactory(client_max_window_bits=True)
         self.frames = ClientProtocol(
             parse_uri("ws://example.org/chat%20room?a=b"),
-            extensions=[factory] if deflate else None,
+            extensions=[deflate] if deflate else None,
             subprotocols=["a", "b"] if b"Protocol" in fields else None,  # type: ignore[list-item]
             max_size=None,
         )
@@ -259,6 +261,29 @@ def test_close_before_accept_is_403(asgi: Make) -> None:
     assert client.answer().status == 403
 
 
+@pytest.mark.parametrize("way", ["close", "answer"])
+def test_who_waits_for_a_message_hears_of_the_denial(asgi: Make, way: str) -> None:
+    seen = []
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        async def listen() -> None:
+            while not seen or seen[-1] != "websocket.disconnect":
+                seen.append((await receive())["type"])
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0)
+        if way == "close":
+            await send({"type": "websocket.close"})
+        else:
+            await send({"type": "websocket.http.response.start", "status": 403})
+            await send({"type": "websocket.http.response.body"})
+        await task
+
+    _, answer = asgi(app).ask(HANDSHAKE + b"\r\n")
+    assert answer.status == 403
+    assert seen == ["websocket.connect", "websocket.disconnect"]
+
+
 @pytest.mark.parametrize("pieces", [[b"no entry"], [b"no ", b"entry"]])
 def test_a_denial_of_its_own(asgi: Make, pieces: list[bytes]) -> None:
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -304,6 +329,19 @@ def test_returning_closes_and_raising_closes_with_1011(asgi: Make) -> None:
     broken = True
     assert Peer(w.connect()).closed() == (1011, "")
     assert 'request: "GET /chat%20room?a=b HTTP/1.1"' in w.log
+
+
+def test_a_cancellation_that_nobody_asked_for_is_an_error(asgi: Make) -> None:
+    """The application awaits a task that it has cancelled itself."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        raise asyncio.CancelledError
+
+    w = asgi(app)
+    w.expect("CancelledError")
+    assert Peer(w.connect()).closed() == (1011, "")
+    assert "CancelledError" in w.log
 
 
 @pytest.mark.parametrize("way", ["close", "cut", "half_close"])
@@ -489,6 +527,150 @@ def test_a_slow_client_stops_the_application(asgi: Make) -> None:
     w.settle()
     assert sent < 100
     client.cut()
+
+
+def opened(w: Any, offer: bytes = b"") -> Any:
+    """A client that has been told 101; nothing reads what comes to it."""
+    client = w.connect(narrow=True)
+    client.send(HANDSHAKE + offer + b"\r\n")
+    assert client.receive().startswith(b"HTTP/1.1 101 ")
+    return client
+
+
+async def deaf(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Accepts, and hears nothing of what comes."""
+    await send({"type": "websocket.accept"})
+    await asyncio.Event().wait()
+
+
+def test_pings_of_a_client_that_takes_no_pongs(asgi: Make) -> None:
+    w = asgi(echo)
+    client = opened(w)
+    (connection,) = w.server.pool.connections
+    flood = Frame(Opcode.PING, bytes(125)).serialize(mask=True) * 20_000
+    pushed = client.push(flood)
+    assert pushed < len(flood)
+    assert connection.out.size < 256 * 1024
+    # Once it takes them, all are there, and so is the answer to what it has to say next.
+    rest = flood[pushed:] + Frame(Opcode.TEXT, b"done").serialize(mask=True)
+    size = 0
+    while size < 20_000 * 127 + 6:
+        with contextlib.suppress(BlockingIOError):
+            rest = rest[client.sock.send(rest) :] if rest else rest
+        size += len(client.receive())
+    assert not rest
+
+
+def test_fragments_of_nothing_take_no_memory(asgi: Make) -> None:
+    tracemalloc.start()
+    try:
+        w = asgi(deaf)
+        client = opened(w)
+        client.send(Frame(Opcode.TEXT, b"", fin=False).serialize(mask=True))
+        before, _ = tracemalloc.get_traced_memory()
+        client.send(Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 20_000)
+        w.settle()
+        assert tracemalloc.get_traced_memory()[0] - before < 80_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_packed_messages_unpack_to_is_bounded(asgi: Make) -> None:
+    """Sixty of them fit into what is read at once."""
+    gate = asyncio.Event()
+    taken = 0
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal taken
+        await send({"type": "websocket.accept"})
+        await gate.wait()
+        await receive()
+        while (await receive())["type"] == "websocket.receive":
+            taken += 1
+
+    tracemalloc.start()
+    try:
+        w = asgi(app)
+        peer = Peer(w.connect(), deflate=True)
+        for _ in range(60):
+            peer.frames.send_binary(bytes(1 << 20))
+        packed = b"".join(peer.frames.data_to_send())
+        assert len(packed) < 65536
+        before, _ = tracemalloc.get_traced_memory()
+        peer.client.send(packed)
+        w.settle()
+        assert tracemalloc.get_traced_memory()[0] - before < 10 << 20
+    finally:
+        tracemalloc.stop()
+    gate.set()
+    w.wait_for(lambda: taken == 60)
+
+
+def test_messages_that_come_with_the_handshake_are_bounded_too(asgi: Make) -> None:
+    w = asgi(deaf)
+    client = w.connect()
+    early = Frame(Opcode.BINARY, b"").serialize(mask=True) * 1000
+    client.send(HANDSHAKE + b"\r\n" + early)
+    flood = Frame(Opcode.BINARY, bytes(10_000)).serialize(mask=True) * 2000
+    assert client.push(flood) < len(flood)
+
+
+def test_a_worker_that_drains_accepts_before_it_closes(asgi: Make) -> None:
+    gate = asyncio.Event()
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await gate.wait()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    w = asgi(app)
+    client = w.connect()
+    client.send(HANDSHAKE + b"\r\n")
+    w.settle()
+    w.server.begin_graceful_exit()
+    gate.set()
+    data = b""
+    while not data.endswith(b"\x88\x02\x03\xf4"):  # 1012
+        data += client.receive()
+    assert data.startswith(b"HTTP/1.1 101 ")
+    client.close()
+
+
+def test_nobody_asks_after_a_client_that_was_cut(asgi: Make) -> None:
+    """It sent something after our close, and never its own."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+
+    w = asgi(app, timeouts={"ping": 10.0, "pong": 5.0})
+    client = opened(w)
+    client.send(Frame(Opcode.TEXT, b"late").serialize(mask=True))
+    w.pass_time(6.0)
+    assert w.server.connections == 0
+    keepalive = w.server.websockets
+    for deadlines in (keepalive.silent, keepalive.asked, keepalive.closing):
+        assert len(deadlines) == 0
+
+
+def test_a_handler_that_does_not_notice_the_end_is_cancelled(asgi: Make) -> None:
+    ended = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await deaf(scope, receive, send)
+        finally:
+            ended.append(True)
+
+    w = asgi(app, timeouts={"abandoned": 7.0})
+    peer = Peer(w.connect())
+    peer.client.send(Frame(Opcode.TEXT, b"x").serialize(mask=False))
+    assert peer.closed()[0] == 1002
+    peer.client.close()
+    w.wait_for(lambda: not w.server.connections)
+    assert not ended
+    w.pass_time(8.0)
+    assert ended
 
 
 def test_a_silent_client_is_asked_and_then_gone(asgi: Make) -> None:
