@@ -285,9 +285,9 @@ class Forwarded(Struct, frozen=True, kw_only=True):
         Option(
             Trusted(),
             "The proxies whose word about the client is taken: addresses, networks, `unix` for "
-            "whoever connects to a Unix socket. From them `Forwarded` (RFC 7239), or else "
-            "`X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, and the PROXY protocol give the "
-            "client's address, the scheme and the host; from others they are ignored. `*` believes "
+            "whoever connects to a Unix socket. From them `X-Forwarded-For`, `-Proto`, `-Host` and "
+            "`-Port`, or else `Forwarded` (RFC 7239), and the PROXY protocol give the client's "
+            "address, the scheme and the host; from others they are ignored. `*` believes "
             "everybody.",
             example="[127.0.0.1, 10.0.0.0/8, unix]",
             known_as=(

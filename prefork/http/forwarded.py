@@ -6,8 +6,11 @@ trusted (nginx: `set_real_ip_from` with `real_ip_recursive on`): the first addre
 the client. Without trust in the peer itself nothing is read at all.
 
 A node that is no address (`unknown`, `_hidden`) ends the walk: the client is the last address that
-is known. A Forwarded that cannot be parsed says nothing, and X-Forwarded-* is not asked in its
-place: a client must not choose which of the two is believed.
+is known. A Forwarded that cannot be parsed says nothing.
+
+Where X-Forwarded-* is said, Forwarded is not asked. Nearly every proxy writes the former and passes
+on the latter as it came; the other way about a client would choose its address by adding the field
+that the proxy does not know.
 """
 
 import ipaddress
@@ -32,9 +35,10 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 # RFC 7239 section 4: pairs with ";" between them are an element, "," begins the next. Values that
 # should have been quoted (`for=10.0.0.1:80`, `for=[::1]`) are taken, as many proxies write them.
+# Possessive: two runs of spaces side by side would try every way to share the spaces of an attack.
 _PAIR: Final = re.compile(
-    r"[ \t]*(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]+)="
-    r'(?:"((?:[^"\\]|\\.)*)"|([^\s",;=]+)))?[ \t]*([;,]|$)'
+    r"[ \t]*+(?:([!#$%&'*+\-.^_`|~0-9A-Za-z]++)="
+    r'(?:"((?:[^"\\]|\\.)*+)"|([^\s",;=]++)))?[ \t]*+([;,]|$)'
 )
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
@@ -110,8 +114,10 @@ class Forwarding:
             return
         connection = exchange.connection
         peer = (connection.peer, connection.peer_port)
-        text = field(exchange.head, lower, b"forwarded")
-        found = self._rfc7239(text, peer) if text is not None else self._de_facto(exchange, peer)
+        found = self._de_facto(exchange, peer)
+        if found is None:
+            text = field(exchange.head, lower, b"forwarded")
+            found = None if text is None else self._rfc7239(text, peer)
         if found is None:
             return
         exchange.forwarded = found
