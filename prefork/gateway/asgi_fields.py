@@ -51,7 +51,7 @@ class _KnownLines(dict[tuple[bytes, bytes], bytes | int]):
         if len(value) <= _KNOWN_SIZE and key != b"set-cookie":
             if len(self) >= _KNOWN_LIMIT:
                 self.clear()
-            self[pair] = line
+            self[name, value] = line
         return line
 
 

@@ -38,6 +38,8 @@ Message = dict[str, Any]
 # A stream that never has to wait for its client gives way to others after so many bytes.
 BURST: Final = 512 * 1024
 
+_COMPLETE: Final = "the body is complete"
+_FILE: Final = "a file is being sent"
 _TEXT: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 _DISCONNECT: Final = "http.disconnect"
 _known_line: Final = KnownLines().__getitem__
@@ -151,7 +153,7 @@ class HttpTalk:
         self._received = False  # the request was received whole
         self._drained = False  # the worker leaves, and this is a stream of events
         self._refused = False  # we answered the request in the application's place
-        self._over = False  # the body was sent whole, and trailers are to come
+        self._over = ""  # why no more of the body may come now
         self._woken: asyncio.Event | None = None
         self.told = False  # the application has heard that the client left
 
@@ -329,7 +331,7 @@ class HttpTalk:
             self._burst = 0
             await asyncio.sleep(0)
         if not more:
-            self._over = True
+            self._over = _COMPLETE
 
     def _end(self, trailers: bytes = b"") -> None:
         try:
@@ -366,7 +368,7 @@ class HttpTalk:
         exchange = self.exchange
         if exchange.client_gone:
             raise self._nobody()
-        if self._trailers is None or not self._over or exchange.finished:
+        if self._trailers is None or self._over is not _COMPLETE or exchange.finished:
             raise self._out_of_order("http.response.trailers")
         lines, _, _ = lines_of(message.get("headers", ()))
         self._trailers += lines
@@ -397,6 +399,8 @@ class HttpTalk:
         given = message.get("offset")
         offset = os.lseek(fd, 0, os.SEEK_CUR) if given is None else int(given)
         count = message.get("count")
+        if offset < 0 or (count is not None and count < 0):
+            raise ValueError("http.response.zerocopysend: offset and count are not negative")
         left = max(0, found.st_size - offset)
         size = left if count is None else min(int(count), left)
         more = bool(message.get("more_body"))
@@ -407,12 +411,16 @@ class HttpTalk:
             os.lseek(fd, offset + size, os.SEEK_SET)  # it was read as far as that
 
     async def _send_range(self, fd: int, offset: int, size: int, *, more: bool) -> None:
+        # What another task sends meanwhile would end up in the middle of the file.
+        self._over = _FILE
         try:
             await self.exchange.send_file(fd, offset, size)
         except ConnectionAbortedError:
             raise  # the file shrank: nobody has left
         except ConnectionError:
             raise self._nobody() from None
+        finally:
+            self._over = ""
         await self._after(size, more)
 
     # What goes wrong
@@ -429,7 +437,7 @@ class HttpTalk:
 
     def _out_of_order(self, kind: str) -> Exception:
         exchange = self.exchange
-        if exchange.client_gone or self._refused:
+        if exchange.client_gone or self._refused or (self._drained and exchange.finished):
             return self._nobody()
         if exchange.finished:
             where = "the response is complete"
@@ -446,7 +454,7 @@ class HttpTalk:
                 else "the body comes first"
             )
         elif self._over:
-            where = "the body is complete"
+            where = self._over
         else:
             where = "the body has begun already"
         return RuntimeError(f"ASGI message {kind!r} is not expected now: {where}")

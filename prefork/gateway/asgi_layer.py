@@ -188,6 +188,13 @@ class _LayerTalk(HttpTalk):
         if not isinstance(body, bytes | bytearray | memoryview):
             raise TypeError(f"the body in http.response.body is bytes, not {type(body).__name__}")
         more = bool(message.get("more_body"))
+        if self._status in _NO_BODY:
+            # Nobody will ask for pieces; they are taken here, so that the application goes on.
+            if not self.ready.done():
+                self._answer(b"", more=True)
+            self._complete = not more
+            await asyncio.sleep(0)
+            return
         if self._pieces is None and not more:
             self._check_length(len(body))
             self._answer(bytes(body))

@@ -88,8 +88,11 @@ class Lifespan:
         }
         try:
             await self._app(scope, self._receive, self._send)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            # An exit() would end the loop, and with it the worker, without a word.
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            # An exit() would end the loop, and with it the worker, without a word; and whoever
+            # waits for a start-up that was cancelled from within would wait for ever.
             self._over(error)
         else:
             self._over(None)

@@ -7,6 +7,7 @@ async def hello(ctx, next):
     ctx.body = "Hello"
 """
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -126,6 +127,13 @@ class Application:
             except (SystemExit, KeyboardInterrupt) as error:
                 # asyncio would end its loop for these two, and every other request with it.
                 await respond_to_error(ctx, _not_an_exit(error))
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise  # somebody wants this request to end
+                mistake = RuntimeError("a handler was cancelled from within")
+                mistake.__cause__ = error
+                await respond_to_error(ctx, mistake)
             finally:
                 if ctx._held is not None:
                     await close_held(ctx)

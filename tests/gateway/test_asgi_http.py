@@ -777,6 +777,45 @@ def test_after_the_head_the_connection_is_cut(asgi: Make, messages: Any, match: 
     assert 'request: "GET /path HTTP/1.1"' in w.log
 
 
+def test_another_task_does_not_write_into_a_file(asgi: Make, tmp_path: Path) -> None:
+    data = bytes(4_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    caught = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start())
+        with path.open("rb") as file:
+            message = {"type": "http.response.zerocopysend", "file": file, "more_body": True}
+            task = asyncio.create_task(send(message))
+            await asyncio.sleep(0)
+            for other in (body(b"x", True), body(b"x"), message):
+                try:
+                    await send(other)
+                except RuntimeError as error:
+                    caught.append(str(error))
+            await task
+        await send(body(b"end"))
+
+    answer = asgi(app).connect(narrow=True).get()
+    assert answer.complete
+    assert answer.body == data + b"end"
+    assert len(caught) == 3
+    assert all("a file is being sent" in one for one in caught)
+
+
+@pytest.mark.parametrize("wrong", [{"count": -1}, {"offset": -5}])
+def test_a_range_below_nothing(asgi: Make, file: Path, wrong: dict[str, int]) -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start())
+        with file.open("rb") as opened:
+            await send({"type": "http.response.zerocopysend", "file": opened, **wrong})
+
+    w = asgi(app)
+    w.expect("are not negative")
+    assert w.connect().get().status == 500
+
+
 def test_a_cancellation_that_nobody_asked_for_is_an_error(asgi: Make) -> None:
     """The application awaits a task that it has cancelled itself, before or behind its answer."""
 
@@ -1011,6 +1050,31 @@ def test_a_stream_of_events_ends_with_the_worker(asgi: Make) -> None:
     assert answer.body.startswith(b"data: x")
     client.assert_closed()
     assert caught == ["the worker leaves, and the stream has ended"]
+
+
+def test_a_stream_of_events_may_say_its_last_word_to_nobody(asgi: Make) -> None:
+    """The end of the body that its `finally` sends is no mistake: the worker was quicker."""
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start(headers=[(b"content-type", b"text/event-stream")]))
+        try:
+            while True:
+                await send(body(b"data: x\n\n", True))
+                await asyncio.sleep(0)
+        finally:
+            await send(body())
+
+    w = asgi(app)
+    client = w.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.receive()
+    w.server.begin_graceful_exit()
+    data = b""
+    while more := client.receive():
+        data += more
+    assert data.endswith(b"0\r\n\r\n")
+    w.settle()
+    assert "[error]" not in w.log
 
 
 def test_a_quiet_stream_of_events_hears_of_the_drain(asgi: Make) -> None:

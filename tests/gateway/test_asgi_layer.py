@@ -104,6 +104,33 @@ def test_statuses_without_a_body(onion: Make, status: int) -> None:
     assert client.get("/").status == status
 
 
+@pytest.mark.parametrize("status", [204, 205, 304])
+def test_a_stream_to_nowhere_comes_to_its_end(onion: Make, status: int) -> None:
+    sent = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start(status))
+        for number in range(4):
+            await send(body(b"x", number < 3))
+            sent.append(number)
+
+    w = onion(prefork.asgi(app, lifespan="off"))
+    client = w.connect()
+    assert [client.get().status for _ in range(2)] == [status] * 2
+    w.settle()
+    assert sent == [0, 1, 2, 3] * 2
+
+
+def test_a_cancellation_that_nobody_asked_for_is_an_error(onion: Make) -> None:
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise asyncio.CancelledError
+
+    w = onion(prefork.asgi(app, lifespan="off"))
+    w.expect("CancelledError")
+    assert w.connect().get().status == 500
+    assert w.log.count("[error]") == 1
+
+
 def test_head(onion: Make) -> None:
     app = sends(start(headers=HEADERS), body(b"hello"))
     empty = sends(start(headers=HEADERS), body())

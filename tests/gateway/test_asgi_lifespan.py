@@ -90,6 +90,17 @@ async def app(scope, receive, send):
 """
 )
 
+CANCELS = (
+    HEAD
+    + """
+async def app(scope, receive, send):
+    await receive()
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+"""
+)
+
 SILENT = (
     HEAD
     + """
@@ -149,6 +160,7 @@ def test_auto_serves_what_breaks_in_it_and_says_so(daemon: Daemon) -> None:
         (EXITS, "auto", ["it raised in its lifespan", "SystemExit: 3", "application.py"]),
         (BROKEN, "on", ["it raised in its lifespan", "LookupError: no database", "application.py"]),
         (UNAWARE, "on", ["it raised in its lifespan", "AssertionError", "application.py"]),
+        (CANCELS, "auto", ["it raised in its lifespan", "CancelledError", "application.py"]),
         (SILENT, "auto", ["timeouts.boot"]),
     ],
 )
@@ -190,6 +202,7 @@ async def app(scope, receive, send):
         ),
         ("await receive(); await asyncio.Event().wait()", "has not ended within"),
         ("await receive(); sys.exit(4)", "it raised in its lifespan"),
+        ("await receive(); raise asyncio.CancelledError", "it raised in its lifespan"),
         ("raise LookupError('early')", "the application's lifespan ended by an error"),
         ("return", "exit"),
     ],
@@ -198,7 +211,7 @@ def test_a_shutdown_that_goes_wrong_is_told_and_the_worker_leaves(
     daemon: Daemon, rest: str, said: str
 ) -> None:
     server = daemon(app=SHUTDOWN % rest, timeouts={"graceful": 1.0})
-    server.expect("lifespan|shut-down|LookupError|SystemExit|Traceback")
+    server.expect("lifespan|shut-down|LookupError|SystemExit|CancelledError|Traceback")
     assert server.get("/").text == "served"
     assert server.stop() == 0
     assert said in server.log

@@ -287,3 +287,24 @@ def test_a_broken_connection_of_the_handlers_own_is_an_error(serve):
     site = failing(serve, fail)
     assert site.get().status == 500
     assert "the database left" in site.errors()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_cancellation_that_nobody_asked_for_is_an_error(serve, answered, at_once):
+    """Behind an answer, in the first step, it once ended the worker."""
+    app = Application()
+
+    @app.use
+    async def handler(ctx):
+        if answered:
+            ctx.exchange.reply(200, b"", b"done")
+        if not at_once:
+            await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    site = serve(app)
+    assert site.get().status == (200 if answered else 500)
+    errors = site.errors()
+    assert "a handler was cancelled from within" in errors
+    assert "asyncio.exceptions.CancelledError" in errors
