@@ -6,7 +6,8 @@ by itself, with the id of the last event it has seen in `Last-Event-ID`.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -22,8 +23,9 @@ _KEEP_ALIVE: Final = b":\n\n"
 def event(value: object) -> bytes:
     """One event as it is sent.
 
-    A mapping names `data`, `event`, `id` and `retry` (milliseconds); anything else is the data.
-    Data that is no str is sent as JSON. Raises ValueError for what would be another event.
+    A mapping names `data`, `event`, `id` and `retry` (milliseconds), the last three None where they
+    are not meant; anything else is the data. Data that is no str is sent as JSON. Raises ValueError
+    for what would be another event, or none to the client.
     """
     fields = value if isinstance(value, Mapping) else {"data": value}
     unknown = set(fields) - set(_FIELDS)
@@ -38,10 +40,12 @@ def event(value: object) -> bytes:
             text = one if isinstance(one, str) else _encode_json(one).decode()
             # The three ends of line that the grammar knows.
             lines += [f"data: {line}" for line in _lines(text)]
-        else:
+        elif one is not None:
             text = str(one)
             if len(_lines(text)) > 1 or "\0" in text:
                 raise ValueError(f"the {name} of an event is one line, not {text!r}")
+            if name == "retry" and not (text.isascii() and text.isdigit()):
+                raise ValueError(f"the retry of an event is a number of milliseconds, not {text!r}")
             lines.append(f"{name}: {text}")
     return ("\n".join(lines) + "\n\n").encode()
 
@@ -64,12 +68,15 @@ async def event_stream(
     ctx.on_drain(stop)
     ctx.exchange.on_client_left = stop
     iterator = aiter(source)
+    # Each step is a task, so that it can be waited for and given up; to the source, which may set
+    # a context variable in one step and reset it in another, all are one.
+    variables = copy_context()
     pending: asyncio.Future[Any] | None = None
     try:
         yield _KEEP_ALIVE  # the head goes out now, and the client knows that it is connected
         while not over.done():
             if pending is None:
-                pending = asyncio.ensure_future(_next(iterator))
+                pending = loop.create_task(_next(iterator), context=variables)
             await asyncio.wait(
                 {pending, over}, timeout=keep_alive, return_when=asyncio.FIRST_COMPLETED
             )
@@ -88,8 +95,12 @@ async def event_stream(
             await asyncio.wait({pending})
         close = getattr(iterator, "aclose", None)
         if close is not None:
-            await close()
+            await loop.create_task(_call(close), context=variables)
 
 
 async def _next(iterator: AsyncIterator[Any]) -> Any:
     return await anext(iterator)
+
+
+async def _call(close: Callable[[], Awaitable[None]]) -> None:
+    await close()

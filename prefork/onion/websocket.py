@@ -31,9 +31,8 @@ def offered_websocket(ctx: "Context") -> "WebSocket | None":
     try:
         return WebSocket(ctx.exchange)
     except HandshakeError as error:
-        raise HttpError(
-            error.status, str(error).strip(), headers={"Sec-WebSocket-Version": "13"}
-        ) from None
+        fields = dict(line.split(": ", 1) for line in error.fields.decode().splitlines())
+        raise HttpError(error.status, str(error).strip(), headers=fields) from None
 
 
 async def close_websocket(ctx: "Context", *, failed: bool = False) -> None:

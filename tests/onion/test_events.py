@@ -24,7 +24,11 @@ Daemon = Callable[..., Any]
             {"data": "x", "event": "tick", "id": 7, "retry": 1000},
             b"event: tick\nid: 7\nretry: 1000\ndata: x\n\n",
         ),
+        ({"data": "x", "event": None, "id": None, "retry": None}, b"data: x\n\n"),
+        ({"data": "x", "id": ""}, b"id: \ndata: x\n\n"),
         ({"event": "a\nb"}, None),
+        ({"data": "x", "retry": 1.5}, None),
+        ({"data": "x", "retry": "soon"}, None),
         ({"id": "a\0"}, None),
         ({}, None),
     ],
@@ -111,3 +115,37 @@ def test_a_stream_that_breaks_is_cut(daemon: Daemon) -> None:
             pass
     assert not data.endswith(b"0\r\n\r\n")
     server.wait_for("LookupError: boom")
+
+
+VARIABLES = """
+from contextvars import ContextVar
+from prefork import Application
+
+app = Application()
+step = ContextVar("step", default=0)
+
+async def count():
+    token = step.set(1)
+    try:
+        yield step.get()
+        step.set(step.get() + 1)
+        yield step.get()
+    finally:
+        step.reset(token)
+        open("over", "w").close()
+
+@app.use
+async def events(ctx, next):
+    step.set(7)
+    ctx.sse(count())
+"""
+
+
+def test_context_variables_last_from_one_event_to_the_next(daemon: Daemon) -> None:
+    server = daemon(app=VARIABLES)
+    assert server.get("/").body == b":\n\ndata: 1\n\ndata: 2\n\n"
+    assert (server.directory / "over").exists()
+    with server.connect() as sock:
+        (server.directory / "over").unlink()
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    server.wait_for(lambda: (server.directory / "over").exists())

@@ -85,3 +85,11 @@ def test_a_broken_handshake_is_the_clients_mistake(daemon: Daemon) -> None:
         answer = sock.recv(65536)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"Sec-WebSocket-Version: 13\r\n" in answer
+    with server.connect() as sock:
+        sock.sendall(
+            b"POST / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Content-Length: 0\r\n\r\n"
+        )
+        answer = sock.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert b"Allow: GET\r\n" in answer
