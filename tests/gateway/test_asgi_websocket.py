@@ -694,6 +694,35 @@ def test_a_silent_client_is_asked_and_then_gone(asgi: Make) -> None:
     assert peer.closed() == (1000, "")
 
 
+def test_a_slow_client_is_not_asked_while_it_takes_a_message(asgi: Make) -> None:
+    size = 1_000_000
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        await send({"type": "websocket.send", "bytes": bytes(size)})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    w = asgi(app, timeouts={"ping": 10.0, "pong": 5.0, "send": 30.0})
+    client = opened(w)
+    client.send(Frame(Opcode.TEXT, b"now").serialize(mask=True))
+    got = 0
+    for _ in range(6):
+        for _ in range(8):
+            got += len(client.receive())
+        w.pass_time(11.0)
+    assert got < size
+    assert w.server.connections == 1
+    while got < size:
+        got += len(client.receive())
+    w.pass_time(11.0)
+    assert client.receive().endswith(b"\x89\x00")  # now
+    w.pass_time(6.0)
+    assert "has not answered a ping" in w.log
+
+
 # What applications get wrong
 
 

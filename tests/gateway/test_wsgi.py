@@ -623,6 +623,59 @@ def test_a_client_that_does_not_read(hosted: Hosted) -> None:
     assert server.get().text == "small"
 
 
+CROWDED = """
+import os, time
+ran = []
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/wait":
+        ran.append(1)
+        while not os.path.exists("gate"):
+            time.sleep(0.005)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(len(ran)).encode()]
+"""
+
+
+def waiting(server: Any, number: int) -> list[socket.socket]:
+    """So many requests that each take a thread until there is a file `gate`."""
+    socks = [server.connect() for _ in range(number)]
+    for sock in socks:
+        sock.sendall(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n")
+    return socks
+
+
+def test_more_requests_than_may_wait_for_a_thread(daemon: Any) -> None:
+    server = daemon(app=CROWDED, threads=1)
+    socks = waiting(server, 1 + 256)
+    try:
+        server.wait_for(lambda: server.get().status == 503)
+        assert server.get().headers["retry-after"] == "1"
+        assert "1 threads are busy and 256 requests wait" in server.log
+        (server.directory / "gate").touch()
+        for sock in socks:
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        assert server.get().text == "257"
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_a_request_that_was_given_up_does_not_run(daemon: Any) -> None:
+    """It waited for a thread for so long that it was answered 504."""
+    server = daemon(app=CROWDED, threads=1, timeouts={"request": 0.5})
+    server.expect("timed out")
+    socks = waiting(server, 3)
+    try:
+        for sock in socks:
+            assert sock.recv(65536).startswith(b"HTTP/1.1 504 ")
+        (server.directory / "gate").touch()
+        assert server.get().text == "1"
+    finally:
+        for sock in socks:
+            sock.close()
+
+
 def test_slow_clients_hold_up_nobody(daemon: Any) -> None:
     """`threads: 0` with no proxy in front: heads, bodies and answers that go byte by byte."""
     server = daemon(app=ECHO, threads=0)
