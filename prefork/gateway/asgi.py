@@ -58,7 +58,8 @@ class AsgiHost:
                 from prefork.gateway.asgi_websocket import serve_websocket
 
                 scope = http_scope(exchange, state, root_path)
-                await serve_websocket(app, exchange, scope, error_log)
+                if await serve_websocket(app, exchange, scope, error_log):
+                    self._exit()
                 return
             talk = HttpTalk(exchange, error_log)
             try:

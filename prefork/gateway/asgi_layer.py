@@ -116,13 +116,14 @@ class _LayerTalk(HttpTalk):
 
     __slots__ = ("_complete", "_ctx", "_pieces", "ready", "task")
 
+    task: asyncio.Task[None]  # the application's
+
     def __init__(self, ctx: "Context", log: "ErrorLog") -> None:
         super().__init__(ctx.exchange, log)
         self._ctx = ctx
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pieces: _Pieces | None = None
         self._complete = False
-        self.task: asyncio.Task[None] | None = None
 
     def _drain(self) -> None:
         # The body ends for the layers around, and so the response.
@@ -132,7 +133,7 @@ class _LayerTalk(HttpTalk):
         self._wake()
         self._cancel_soon()
 
-    def _handler(self) -> "asyncio.Task[None] | None":
+    def _handler(self) -> asyncio.Task[None]:
         return self.task
 
     def _is_over(self) -> bool:
@@ -315,3 +316,6 @@ class _Pieces:
         self.closed = True
         self._taken.set()
         self._talk._wake()
+        if not self._over and is_cancelled():
+            # What the request's task is told is meant for whom it waits for.
+            self._talk.task.cancel()

@@ -148,8 +148,11 @@ class WebSocketTalk(HttpTalk):
 
 async def serve_websocket(
     app: Any, exchange: "Exchange", scope: dict[str, Any], log: "ErrorLog"
-) -> None:
-    """Answer a request that offers to become a WebSocket; `scope` is what HTTP would be given."""
+) -> bool:
+    """Answer a request that offers to become a WebSocket; `scope` is what HTTP would be given.
+
+    Whether the application called exit().
+    """
     from prefork.gateway.asgi import failed, unfinished
 
     try:
@@ -161,7 +164,7 @@ async def serve_websocket(
             connection=exchange.connection_number,
         )
         exchange.reply(error.status, TEXT + error.fields, str(error).encode())
-        return
+        return False
     scope["type"] = "websocket"
     scope["scheme"] = _SCHEMES[exchange.scheme]
     scope["subprotocols"] = websocket.subprotocols
@@ -169,6 +172,7 @@ async def serve_websocket(
     del scope["method"]
     talk = WebSocketTalk(exchange, log, websocket)
     code = NORMAL
+    exits = False
     try:
         await app(scope, talk.receive, talk.send)
     except GeneratorExit:
@@ -182,13 +186,15 @@ async def serve_websocket(
                 exchange.end()
             raise
         code = INTERNAL_ERROR
+        exits = isinstance(error, SystemExit)
         failed(talk, error, log)
     if not websocket.accepted:
         if not exchange.finished:
             unfinished(talk, log)
-        return
+        return exits
     websocket.close(code)
     try:
         await websocket.wait_closed()
     finally:
         exchange.end()
+    return exits

@@ -332,6 +332,28 @@ def test_a_client_that_leaves_a_stream(onion: Make, listens: bool, way: str) -> 
     w.settle()
 
 
+def test_an_application_that_does_not_listen_is_cancelled(onion: Make) -> None:
+    ended = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        try:
+            await send(start())
+            await send(body(b"x", True))
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    w = onion(prefork.asgi(app, lifespan="off"), timeouts={"abandoned": 5.0})
+    client = w.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.receive()
+    client.cut()
+    w.settle()
+    assert not ended
+    w.pass_time(6.0)
+    assert ended
+
+
 def test_its_lifespan_runs_with_the_hooks(onion: Make) -> None:
     events = []
 

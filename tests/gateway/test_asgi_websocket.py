@@ -331,6 +331,26 @@ def test_returning_closes_and_raising_closes_with_1011(asgi: Make) -> None:
     assert 'request: "GET /chat%20room?a=b HTTP/1.1"' in w.log
 
 
+@pytest.mark.parametrize("accepts", [False, True])
+def test_exit_asks_for_another_worker(asgi: Make, accepts: bool) -> None:
+    asked: list[str] = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        if accepts:
+            await send({"type": "websocket.accept"})
+        raise SystemExit(3)
+
+    w = asgi(app)
+    w.expect(r"the application called exit\(\): SystemExit\(3\)")
+    w.host.on_exit = asked.append
+    if accepts:
+        assert Peer(w.connect()).closed() == (1011, "")
+    else:
+        assert w.ask(HANDSHAKE + b"\r\n")[1].status == 500
+    w.wait_for(lambda: asked)
+    assert asked == ["the application called exit()"]
+
+
 def test_a_cancellation_that_nobody_asked_for_is_an_error(asgi: Make) -> None:
     """The application awaits a task that it has cancelled itself."""
 
