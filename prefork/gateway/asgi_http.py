@@ -214,8 +214,8 @@ class HttpTalk:
 
     def _drain(self) -> None:
         self._drained = True
-        if self.exchange.client_gone:
-            self._wake()
+        if self.exchange.client_gone or self._over:
+            self._wake()  # a file is sent to its end first, and trailers may come
         else:
             self._end()
         self._cancel_soon()
@@ -283,8 +283,6 @@ class HttpTalk:
         more = bool(message.get("more_body"))
         if not exchange.head_sent:
             self._begin(None if more or self._trailers is not None else len(body))
-        if self._drained:
-            raise self._nobody()
         exchange.write(body)
         await self._after(len(body), more)
 
@@ -312,11 +310,13 @@ class HttpTalk:
         exchange.start(self._status, self._fields, length)
         if length is None and self._fields.find(b"text/event-stream") >= 0:
             exchange.on_drain(self._drain)
+            if self._drained:
+                raise self._nobody()
 
     async def _after(self, size: int, more: bool) -> None:
         """A piece of `size` bytes was written: go on, wait for the client, or end."""
         exchange = self.exchange
-        if not more and self._trailers is None:
+        if self._drained or (not more and self._trailers is None):
             self._end()
             return
         try:
@@ -437,7 +437,7 @@ class HttpTalk:
 
     def _out_of_order(self, kind: str) -> Exception:
         exchange = self.exchange
-        if exchange.client_gone or self._refused or (self._drained and exchange.finished):
+        if exchange.client_gone or self._refused or self._drained:
             return self._nobody()
         if exchange.finished:
             where = "the response is complete"

@@ -126,10 +126,12 @@ class _LayerTalk(HttpTalk):
         self._complete = False
 
     def _drain(self) -> None:
+        pieces = self._pieces
+        if pieces is None or pieces.over:
+            return  # it has ended by itself, and what is left of it is on its way
         # The body ends for the layers around, and so the response.
         self._drained = self._complete = True
-        if self._pieces is not None:
-            self._pieces.end(None)
+        pieces.end(None)
         self._wake()
         self._cancel_soon()
 
@@ -276,7 +278,7 @@ class _Pieces:
         self._piece: bytes | None = None
         self._given = asyncio.Event()
         self._taken = asyncio.Event()
-        self._over = False
+        self.over = False
         self._error: Exception | None = None
         self.closed = False
 
@@ -287,7 +289,7 @@ class _Pieces:
         while self._piece is None:
             if self._error is not None:
                 raise self._error
-            if self._over:
+            if self.over:
                 raise StopAsyncIteration
             self._given.clear()
             await self._given.wait()
@@ -307,7 +309,7 @@ class _Pieces:
             self._given.set()
 
     def end(self, error: Exception | None) -> None:
-        self._over = True
+        self.over = True
         self._error = error
         self._given.set()
 
@@ -316,6 +318,6 @@ class _Pieces:
         self.closed = True
         self._taken.set()
         self._talk._wake()
-        if not self._over and is_cancelled():
+        if not self.over and is_cancelled():
             # What the request's task is told is meant for whom it waits for.
             self._talk.task.cancel()

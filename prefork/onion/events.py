@@ -78,7 +78,7 @@ async def event_stream(
             if pending is None:
                 pending = loop.create_task(_next(iterator), context=variables)
             await asyncio.wait(
-                {pending, over}, timeout=keep_alive, return_when=asyncio.FIRST_COMPLETED
+                {pending, over}, timeout=keep_alive or None, return_when=asyncio.FIRST_COMPLETED
             )
             if pending.done():
                 done, pending = pending, None

@@ -1077,6 +1077,30 @@ def test_a_stream_of_events_may_say_its_last_word_to_nobody(asgi: Make) -> None:
     assert "[error]" not in w.log
 
 
+def test_a_file_in_a_stream_of_events_is_sent_whole(asgi: Make, tmp_path: Path) -> None:
+    """The end of the body would land in the middle of the file's chunk."""
+    data = bytes(4_000_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start(headers=EVENTS))
+        with path.open("rb") as file:
+            await send({"type": "http.response.zerocopysend", "file": file, "more_body": True})
+        await send(body(b"more"))
+
+    w = asgi(app)
+    client = w.connect(narrow=True)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    w.settle()
+    w.server.begin_graceful_exit()
+    answer = client.answer()
+    assert answer.complete
+    assert answer.body == data
+    client.assert_closed()
+    assert "[error]" not in w.log
+
+
 def test_a_quiet_stream_of_events_hears_of_the_drain(asgi: Make) -> None:
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(headers=EVENTS))

@@ -395,7 +395,7 @@ def test_a_websocket_passes_through(onion: Make) -> None:
 
 @pytest.mark.parametrize("how", ["sends", "listens", "neither"])
 def test_a_stream_of_events_ends_with_the_worker(onion: Make, how: str) -> None:
-    over = []
+    heard = []
 
     async def app(_scope: Scope, receive: Receive, send: Send) -> None:
         await send(start(headers=[(b"content-type", b"text/event-stream")]))
@@ -404,14 +404,16 @@ def test_a_stream_of_events_ends_with_the_worker(onion: Make, how: str) -> None:
             while how == "sends":
                 await send(body(b"data: x\n\n", True))
                 await asyncio.sleep(0)
-            while how == "listens" and (await receive())["type"] != "http.disconnect":
-                pass
-            if how == "neither":
-                await asyncio.Event().wait()
-        finally:
-            over.append(True)
+            while how == "listens":
+                if (message := await receive())["type"] == "http.disconnect":
+                    heard.append(message["type"])
+                    return
+            await asyncio.Event().wait()
+        except (OSError, asyncio.CancelledError) as error:
+            heard.append(str(error))
+            raise
 
-    w = onion(shouting, prefork.asgi(app, lifespan="off"))
+    w = onion(marked, shouting, prefork.asgi(app, lifespan="off"))
     client = w.connect()
     client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     w.wait_for(lambda: w.server.requests_running)
@@ -420,5 +422,58 @@ def test_a_stream_of_events_ends_with_the_worker(onion: Make, how: str) -> None:
     answer = client.answer()
     assert answer.complete
     assert answer.body.startswith(b"DATA: X")
+    assert answer.get("X-After") == "200 text/event-stream"
     client.assert_closed()
+    w.wait_for(lambda: heard)
+    said = {
+        "sends": "the worker leaves, and the stream has ended",
+        "listens": "http.disconnect",
+        "neither": "the worker leaves",
+    }
+    assert heard == [said[how]]
+    assert "[error]" not in w.log
+
+
+def test_a_stream_of_events_that_has_failed_is_not_made_whole(onion: Make) -> None:
+    """Its error waits behind what a slow client has not taken yet."""
+    over = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start(headers=[(b"content-type", b"text/event-stream")]))
+        await send(body(bytes(4_000_000), True))
+        await send(body(b"data: x\n\n", True))
+        over.append(True)
+        raise LookupError("boom")
+
+    w = onion(prefork.asgi(app, lifespan="off"))
+    w.expect("boom")
+    client = w.connect(narrow=True)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     w.wait_for(lambda: over)
+    w.server.begin_graceful_exit()
+    assert not client.answer().complete
+    assert "LookupError: boom" in w.log
+
+
+def test_what_goes_on_behind_a_stream_of_events_is_not_cancelled(onion: Make) -> None:
+    """The stream was complete, and only on its way to a slow client, when the worker left."""
+    gate, over = asyncio.Event(), []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send(start(headers=[(b"content-type", b"text/event-stream")]))
+        await send(body(bytes(4_000_000), True))
+        await send(body())
+        over.append("answered")
+        await gate.wait()
+        over.append("worked")
+
+    w = onion(prefork.asgi(app, lifespan="off"))
+    client = w.connect(narrow=True)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    w.wait_for(lambda: over)
+    w.server.begin_graceful_exit()
+    w.pass_time(1.5)
+    assert w.server.handlers()
+    gate.set()
+    w.wait_for(lambda: len(over) == 2)
+    assert client.answer().complete
