@@ -145,8 +145,8 @@ class Context:
         """Answer with server-sent events, one for each value of `source`.
 
         A value is the data (a str as it is, anything else as JSON), or a mapping of `data`,
-        `event`, `id` and `retry`. A comment is sent every `keep_alive` seconds without an event, none
-        where that is 0. The stream ends when `source` does, when the client leaves, or the worker.
+        `event`, `id` and `retry`. A comment is sent every `keep_alive` seconds without an event, or
+        never by 0. The stream ends when `source` does, when the client leaves, or the worker.
         """
         self.type = "events"
         self.set("Cache-Control", "no-cache")

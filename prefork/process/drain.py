@@ -1,10 +1,9 @@
 """The end of a worker's serving, in stages: a stop always ends.
 
-At the beginning streams are told (`Exchange.on_drain`), by the server itself. When the last
-connection is gone, handlers that go on after their answers are waited for. What still runs shortly
-before the time is over has its task cancelled: its `finally` blocks run, and a response that has
-begun is ended as what it is, a half one. At the end every connection is cut. Which requests these
-were is in the error log.
+At the beginning streams are told (`Exchange.on_drain`), by the server itself. What still runs
+shortly before the time is over, be it behind its answer, has its task cancelled: its `finally`
+blocks run, and a response that has begun is ended as what it is, a half one. At the end every
+connection is cut. Which requests these were is in the error log.
 """
 
 import time
@@ -47,18 +46,6 @@ class Drain:
         for stage in self._stages:
             self._server.reactor.delete_time_event(stage)
         self._stages.clear()
-
-    def wait_for_handlers(self) -> None:
-        """The last connection is gone: stop when nobody is at work any more.
-
-        A handler may go on after its answer, as ASGI frameworks do with their background tasks,
-        and what it does has been promised to the client that got that answer.
-        """
-        handlers = self._server.handlers()
-        if handlers:
-            handlers[0].add_done_callback(lambda _: self.wait_for_handlers())
-        else:
-            self._stop()
 
     def _cancel(self) -> float:
         if self._server.waiting or self._server.handlers():

@@ -4,8 +4,10 @@ A worker has one. A single process that is reconfigured has two for a while: the
 the old one finishes.
 """
 
+import asyncio
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any
 
 from prefork.event.bridge import ReactorLoop
 from prefork.event.executor import Executor
@@ -73,6 +75,7 @@ class Serving:
             for one in cycle.listeners
         ]
         self._on_empty: Callable[[], None] | None = None
+        self._handlers: set[asyncio.Task[Any]] | None = None  # once no connection is left
         self.server.accepting(self._pause, self._resume)
 
     def start(self) -> None:
@@ -96,6 +99,9 @@ class Serving:
     ) -> None:
         """Accept no more, finish what runs, then call `on_empty` once, perhaps at once.
 
+        What runs are connections, and handlers: one may go on behind its answer, as ASGI frameworks
+        do with background tasks, and has promised that to the client that got the answer.
+
         What waits in `queues` is served, too, and those listeners are closed. `sealed`: nobody
         new can get into them (`prefork.net.seal`).
         """
@@ -118,8 +124,21 @@ class Serving:
 
     def _look(self) -> None:
         if self._on_empty is not None and not self._acceptors and not self.server.connections:
-            on_empty, self._on_empty = self._on_empty, None
-            on_empty()
+            if self._handlers is None:
+                # They go on behind their answers, or clean up after clients that have left. Where
+                # another serving has followed on this loop its own are among them, so those that
+                # come later are not asked for.
+                self._handlers = set(self.server.handlers())
+                for task in self._handlers:
+                    task.add_done_callback(self._handler_ended)
+            if not self._handlers:
+                on_empty, self._on_empty = self._on_empty, None
+                on_empty()
+
+    def _handler_ended(self, task: "asyncio.Task[Any]") -> None:
+        if self._handlers is not None:
+            self._handlers.discard(task)
+            self._look()
 
     def stop(self) -> None:
         """Accept no more and cut every connection."""

@@ -419,8 +419,7 @@ class Worker:
         self._drain = Drain(self.serving.server, self.log, self.stop)
         self._drain.end_in(self.cycle.conf.timeouts.graceful)
         self.serving.server.stopping = self._whole
-        on_empty = self._drain.wait_for_handlers
-        self.serving.drain(on_empty, queues=self._queues, sealed=self._sealed)
+        self.serving.drain(self.stop, queues=self._queues, sealed=self._sealed)
         if self.leaves_sockets:
             for listener in self.cycle.listeners:
                 if listener not in self._queues:

@@ -237,3 +237,28 @@ def test_exit_in_a_request_is_answered_and_its_worker_replaced(daemon: Daemon) -
     server.wait_for(lambda: server.get("/").text != before)
     assert "the application called exit()" in server.log
     assert 'request: "GET /exit HTTP/1.1"' in server.log
+
+
+GOES_ON = (
+    HEAD
+    + """
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    await answer(send, "served")
+    try:
+        await asyncio.sleep(0.3 if scope["path"] == "/work" else 60)
+    finally:
+        open("done", "w").close()
+"""
+)
+
+
+@pytest.mark.parametrize("path", ["/work", "/long"])
+def test_a_worker_waits_for_what_goes_on_behind_an_answer(daemon: Daemon, path: str) -> None:
+    """Until timeouts.graceful is nearly over; then it is cancelled."""
+    server = daemon(app=GOES_ON, timeouts={"graceful": 2.0 if path == "/long" else 30.0})
+    assert server.get(path).text == "served"
+    assert server.stop() == 0
+    assert (server.directory / "done").exists()
+    assert "timed out" not in server.log
