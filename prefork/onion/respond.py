@@ -305,7 +305,9 @@ async def respond_to_error(ctx: "Context", error: Exception) -> None:
     """Koa's `ctx.onerror`: tell the application's listeners, then the client if it can be told."""
     exchange = ctx.exchange
     if exchange.status == _SWITCHED:
-        closed = isinstance(error, ConnectionResetError)
+        from prefork.http.websocket import WebSocketClosedError
+
+        closed = isinstance(error, WebSocketClosedError)
         if not closed:
             await _tell(ctx, error)
         if not exchange.finished:

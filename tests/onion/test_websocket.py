@@ -34,6 +34,8 @@ async def chat(ctx, next):
             await ctx.websocket.send(await ctx.websocket.receive())
     if ctx.path == "/broken":
         raise LookupError("boom")
+    if ctx.path == "/database":
+        raise ConnectionResetError("the database is away")
     if ctx.path == "/own":
         ctx.websocket.close(4001, "enough")
         return
@@ -59,12 +61,13 @@ def test_a_websocket_in_an_onion(daemon: Daemon) -> None:
         client.recv(SLOW)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "enough")
-    server.expect("LookupError: boom|Traceback")
-    with connect(f"{url}/broken") as client, pytest.raises(ConnectionClosed) as closed:
-        client.recv(SLOW)
-    assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 1011
-    assert "LookupError: boom" in server.log
+    server.expect("LookupError: boom|the database is away|Traceback")
+    for path, said in (("broken", "LookupError: boom"), ("database", "the database is away")):
+        with connect(f"{url}/{path}") as client, pytest.raises(ConnectionClosed) as closed:
+            client.recv(SLOW)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1011
+        assert said in server.log
     with connect(url) as client:
         server.send(3)
         with pytest.raises(ConnectionClosed) as closed:
@@ -72,7 +75,7 @@ def test_a_websocket_in_an_onion(daemon: Daemon) -> None:
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1001
     assert server.wait() == 0
-    assert server.log.count("[error]") == 1
+    assert server.log.count("[error]") == 2
 
 
 def test_a_broken_handshake_is_the_clients_mistake(daemon: Daemon) -> None:
