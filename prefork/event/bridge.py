@@ -46,6 +46,15 @@ if sys.version_info < (3, 12):
     _all_tasks.add = _add_unless_done
 
 
+def is_cancelled() -> bool:
+    """Does somebody want the running task to end?
+
+    If not, a CancelledError is a mistake of the handler's: it awaited what it has cancelled itself.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class ReactorSelector(selectors.BaseSelector):
     """The reactor, dressed as the selector that asyncio expects."""
 

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from prefork.event.bridge import is_cancelled
 from prefork.gateway.asgi_http import (
     ClientDisconnectedError,
     HttpTalk,
     http_scope,
 )
-from prefork.gateway.failure import described, is_cancelled, request_text
+from prefork.gateway.failure import described, request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from prefork.event.bridge import EXCHANGE_TASK
+from prefork.event.bridge import EXCHANGE_TASK, is_cancelled
 from prefork.gateway.asgi import AsgiApplication, is_about_the_client
 from prefork.gateway.asgi_http import HttpTalk, Message, encoded, http_scope
-from prefork.gateway.failure import described, is_cancelled, request_text
+from prefork.gateway.failure import described, request_text
 from prefork.gateway.lifespan import Lifespan, Mode
 from prefork.gateway.rootpath import checked
+from prefork.onion.respond import as_mistake
 
 if TYPE_CHECKING:
     from prefork.log import ErrorLog
@@ -63,7 +64,8 @@ class AsgiLayer:
         if exchange.upgrade == "websocket":
             from prefork.gateway.asgi_websocket import serve_websocket
 
-            await serve_websocket(self._app, exchange, self._scope(ctx), log)
+            if await serve_websocket(self._app, exchange, self._scope(ctx), log):
+                ctx.app.called_exit()
             return
         scope = self._scope(ctx)
         scope["extensions"] = _EXTENSIONS.copy()
@@ -94,33 +96,29 @@ class AsgiLayer:
             if is_cancelled():
                 talk.failed(ConnectionResetError("the request was cancelled"))
                 raise
-            talk.failed(_as_mistake(error))
+            talk.failed(as_mistake(error))
         except Exception as error:
             talk.failed(error)
         except BaseException as error:
             # Whoever waits for the answer has to hear, and asyncio would end its loop for some.
-            talk.failed(_as_mistake(error))
+            talk.failed(as_mistake(error))
+            if isinstance(error, SystemExit):
+                talk.app.called_exit()
         else:
             talk.failed(None)
-
-
-def _as_mistake(error: BaseException) -> RuntimeError:
-    """What becomes of what is no Exception: a mistake like any other, with its traceback."""
-    mistake = RuntimeError(f"the application raised {described(error)}")
-    mistake.__cause__ = error
-    return mistake
 
 
 class _LayerTalk(HttpTalk):
     """`receive` as in HTTP; what is sent goes into the context."""
 
-    __slots__ = ("_complete", "_ctx", "_pieces", "ready", "task")
+    __slots__ = ("_complete", "_ctx", "_pieces", "app", "ready", "task")
 
     task: asyncio.Task[None]  # the application's
 
     def __init__(self, ctx: "Context", log: "ErrorLog") -> None:
         super().__init__(ctx.exchange, log)
         self._ctx = ctx
+        self.app = ctx.app  # the onion
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pieces: _Pieces | None = None
         self._complete = False

@@ -7,13 +7,14 @@ with 403, the extension `websocket.http.response` with whatever the application 
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from prefork.event.bridge import is_cancelled
 from prefork.gateway.asgi_fields import lines_of
 from prefork.gateway.asgi_http import (
     ClientDisconnectedError,
     HttpTalk,
     Message,
 )
-from prefork.gateway.failure import is_cancelled, request_text
+from prefork.gateway.failure import request_text
 from prefork.http.websocket import (
     ABNORMAL,
     GOING_AWAY,

@@ -1,6 +1,5 @@
 """A hosted application that failed: what is logged of it, and what its client sees."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from prefork.errors import PeerError
@@ -27,15 +26,6 @@ class ClientGoneError(ConnectionResetError):
 
     def __init__(self) -> None:
         super().__init__("the client left")
-
-
-def is_cancelled() -> bool:
-    """Does somebody want the running task to end?
-
-    A CancelledError is the application's own mistake otherwise: it awaited what it has cancelled.
-    """
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def request_text(exchange: "Exchange") -> str:

@@ -12,9 +12,10 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from prefork.event.bridge import is_cancelled
 from prefork.onion.compose import Middleware, check_middleware, layers_of, link
 from prefork.onion.context import Context, Service
-from prefork.onion.respond import close_held, respond, respond_to_error
+from prefork.onion.respond import as_mistake, close_held, respond, respond_to_error
 
 if TYPE_CHECKING:
     from prefork.event.executor import Executor
@@ -45,6 +46,9 @@ class Application:
         self.error_listeners: list[ErrorListener] = []
         self.mold_hooks: list[Hook] = []
         self.refork = True
+        # Whom to ask for a worker in place of this one, and why; the worker sets it.
+        self.on_exit: Callable[[str], None] = _nothing
+        self._asked = False
         self._startup: list[Hook] = []
         self._shutdown: list[Hook] = []
 
@@ -102,7 +106,7 @@ class Application:
             try:
                 await _call(hook)
             except (Exception, SystemExit, KeyboardInterrupt) as raised:
-                error = raised if isinstance(raised, Exception) else _not_an_exit(raised)
+                error = raised if isinstance(raised, Exception) else as_mistake(raised)
                 if first is None:
                     first = error
                 else:
@@ -126,26 +130,28 @@ class Application:
                 await respond_to_error(ctx, error)
             except (SystemExit, KeyboardInterrupt) as error:
                 # asyncio would end its loop for these two, and every other request with it.
-                await respond_to_error(ctx, _not_an_exit(error))
+                await respond_to_error(ctx, as_mistake(error))
+                if isinstance(error, SystemExit):
+                    self.called_exit()
             except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise  # somebody wants this request to end
-                mistake = RuntimeError("a handler was cancelled from within")
-                mistake.__cause__ = error
-                await respond_to_error(ctx, mistake)
+                if is_cancelled():
+                    raise
+                await respond_to_error(ctx, as_mistake(error))
             finally:
                 if ctx._held is not None:
                     await close_held(ctx)
 
         return handle
 
+    def called_exit(self) -> None:
+        """A request called exit(): what it has left behind is not to be trusted for long."""
+        if not self._asked:
+            self._asked = True
+            self.on_exit("the application called exit()")
 
-def _not_an_exit(error: BaseException) -> RuntimeError:
-    """What becomes of an `exit()`: a mistake like any other, with its traceback."""
-    mistake = RuntimeError(f"an application cannot end its worker: {error!r}")
-    mistake.__cause__ = error
-    return mistake
+
+def _nothing(_reason: str) -> None:
+    pass
 
 
 async def _call(hook: Hook) -> None:

@@ -221,7 +221,7 @@ async def _send_sync(ctx: "Context", status: int, body: Iterator[Any]) -> None:
         cancelled = False
         raise
     finally:
-        closing = asyncio.ensure_future(run_blocking(ctx, source.close))
+        closing = asyncio.ensure_future(_close(ctx, source))
         if not cancelled:
             await closing
 
@@ -248,6 +248,16 @@ class _ThreadedIterator:
         if close is not None:
             with self._lock:
                 close()
+
+
+async def _close(ctx: "Context", source: _ThreadedIterator) -> None:
+    try:
+        await run_blocking(ctx, source.close)
+    except (SystemExit, KeyboardInterrupt) as error:
+        # asyncio would end its loop for these two, and nobody may wait for this task any more.
+        if isinstance(error, SystemExit):
+            ctx.app.called_exit()
+        raise as_mistake(error) from error
 
 
 async def _send_pulled(ctx: "Context", status: int, pull: Any) -> None:
@@ -294,11 +304,25 @@ async def close_held(ctx: "Context") -> None:
                 result = body.close()
                 if inspect.isawaitable(result):
                     await result
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             _log(ctx, error, "closing the body")
+            if isinstance(error, SystemExit):
+                ctx.app.called_exit()
 
 
 # Errors
+
+
+def as_mistake(error: BaseException) -> RuntimeError:
+    """What becomes of what is no Exception: a mistake like any other, with its traceback."""
+    what = (
+        f"called exit(): {error!r}"
+        if isinstance(error, SystemExit)
+        else f"raised {type(error).__name__}"
+    )
+    mistake = RuntimeError(f"the application {what}")
+    mistake.__cause__ = error
+    return mistake
 
 
 async def respond_to_error(ctx: "Context", error: Exception) -> None:
@@ -379,11 +403,13 @@ async def _tell(ctx: "Context", error: Exception) -> None:
             result = listener(error, ctx)
             if inspect.isawaitable(result):
                 await result
-        except Exception as another:
+        except (Exception, SystemExit, KeyboardInterrupt) as another:
             _log(ctx, another, "app.on_error")
+            if isinstance(another, SystemExit):
+                ctx.app.called_exit()
 
 
-def _log(ctx: "Context", error: Exception, where: str | None) -> None:
+def _log(ctx: "Context", error: BaseException, where: str | None) -> None:
     what = f"{type(error).__name__} in {where}" if where else type(error).__name__
     said = str(error) or (f"{error.status}" if isinstance(error, HttpError) else "")
     ctx._service.error_log.error(

@@ -70,6 +70,10 @@ async def shouting(ctx: Any, next: Any) -> None:
         ctx.body = upper()
 
 
+WEBSOCKET = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 HEADERS = [
     (b"content-type", b"text/x-own"),
     (b"content-length", b"5"),
@@ -272,6 +276,28 @@ def test_what_is_no_exception_is_one_here(onion: Make, error: BaseException, lat
     assert 'request: "GET / HTTP/1.1"' in w.log
 
 
+@pytest.mark.parametrize("when", ["first", "midway", "behind", "websocket"])
+def test_exit_asks_for_another_worker(onion: Make, when: str) -> None:
+    asked: list[str] = []
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        if when in ("midway", "behind"):
+            await send(start())
+            await send(body(b"x", when == "midway"))
+            await asyncio.sleep(0)
+        raise SystemExit(3)
+
+    w = onion(prefork.asgi(app, lifespan="off"))
+    w.app.on_exit = asked.append
+    w.expect(r"the application called exit\(\): SystemExit\(3\)")
+    _, answer = w.ask(WEBSOCKET if when == "websocket" else b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert answer.status == (200 if when in ("midway", "behind") else 500)
+    assert answer.complete == (when != "midway")
+    w.wait_for(lambda: asked)
+    assert asked == ["the application called exit()"]
+    assert w.log.count("[error]") == 1
+
+
 def test_an_error_in_the_middle_cuts(onion: Make) -> None:
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send(start())
@@ -382,10 +408,7 @@ def test_a_websocket_passes_through(onion: Make) -> None:
 
     w = onion(marked, prefork.asgi(app, lifespan="off"))
     client = w.connect()
-    client.send(
-        b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
+    client.send(WEBSOCKET)
     data = b""
     while b"\x81\x05hello\x88\x02\x03\xe8" not in data:
         data += client.receive()

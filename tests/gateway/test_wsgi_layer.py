@@ -4,6 +4,8 @@ import socket
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from tests.gateway.asking import ask
 
 LAYERED = """
@@ -112,6 +114,25 @@ def test_exit_in_close_does_so_too(hosted: Any) -> None:
     server.expect(r"close\(\) of the body raised SystemExit: spoilt")
     first = server.get().text
     assert server.get("/close").text == "whole"
+    server.wait_for(r"worker 1 is replaced: the application called exit\(\)")
+    server.wait_for(lambda: server.get().text != first)
+
+
+LAYERED_EXITS = f"""
+from prefork import Application, wsgi
+{EXITS}
+inner, app = app, Application()
+app.use(wsgi(inner))
+"""
+
+
+@pytest.mark.parametrize(("path", "status"), [("/exit", 500), ("/close", 200)])
+def test_exit_behind_layers_does_so_too(daemon: Any, path: str, status: int) -> None:
+    server = daemon(app=LAYERED_EXITS)
+    server.expect("called exit")
+    first = server.get().text
+    assert server.get(path).status == status
+    server.wait_for(r"the application called exit\(\): SystemExit\('spoilt'\), client: ")
     server.wait_for(r"worker 1 is replaced: the application called exit\(\)")
     server.wait_for(lambda: server.get().text != first)
 

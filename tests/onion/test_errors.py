@@ -3,6 +3,7 @@
 # ruff: noqa: ARG001 -- a layer has two arguments, whether it needs both or not
 
 import asyncio
+import sys
 from typing import Any
 
 import pytest
@@ -306,5 +307,86 @@ def test_a_cancellation_that_nobody_asked_for_is_an_error(serve, answered, at_on
     site = serve(app)
     assert site.get().status == (200 if answered else 500)
     errors = site.errors()
-    assert "a handler was cancelled from within" in errors
+    assert "the application raised CancelledError" in errors
     assert "asyncio.exceptions.CancelledError" in errors
+
+
+class Leaves:
+    """A body whose close() calls exit()."""
+
+    def __init__(self):
+        self.pieces = iter([b"whole"])
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.pieces)
+
+    def close(self):
+        sys.exit(3)
+
+
+async def in_the_handler(ctx):
+    sys.exit(3)
+
+
+async def in_a_thread(ctx):
+    await ctx.run(sys.exit, 3)
+
+
+def in_a_plain_handler(ctx):
+    sys.exit(3)
+
+
+async def in_close(ctx):
+    ctx.body = Leaves()
+
+
+async def in_close_of_what_is_not_sent(ctx):
+    ctx.body = Leaves()
+    ctx.body = "other"
+
+
+async def in_a_listener(ctx):
+    ctx.app.error_listeners = [lambda _error, _ctx: sys.exit(3)]
+    raise LookupError("boom")
+
+
+@pytest.mark.parametrize(
+    ("handler", "said"),
+    [
+        (in_the_handler, "500 Internal Server Error"),
+        (in_a_thread, "500 Internal Server Error"),
+        (in_a_plain_handler, "500 Internal Server Error"),
+        (in_close, "200 whole"),
+        (in_close_of_what_is_not_sent, "200 other"),
+        (in_a_listener, "500 Internal Server Error"),
+    ],
+)
+def test_exit_asks_for_another_worker(serve, handler, said):
+    """It ends its request, and asks once."""
+    app = Application()
+    app.use(handler)
+    asked = []
+    app.on_exit = asked.append
+    site = serve(app)
+    for _ in range(2):
+        answer = site.get()
+        assert f"{answer.status} {answer.text}" == said
+        site.until(lambda: asked and not site._handlers())
+    assert asked == ["the application called exit()"]
+    errors = site.errors()
+    assert errors.count("[error]") == 2
+    assert "SystemExit: 3" in errors
+    assert 'request: "GET / HTTP/1.1"' in errors
+
+
+def test_an_interrupt_asks_for_nothing(serve):
+    def fail(ctx):
+        raise KeyboardInterrupt
+
+    site = failing(serve, fail)
+    site.app.on_exit = lambda why: pytest.fail(why)
+    assert site.get().status == 500
+    assert "RuntimeError: the application raised KeyboardInterrupt" in site.errors()
