@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from prefork.http.body import HIGH_WATER
+from prefork.http.exchange import LAST_SECONDS
 
 Make = Callable[..., Any]
 Send = Callable[[dict[str, Any]], Any]
@@ -1160,7 +1161,9 @@ def test_one_whose_send_has_raised_tidies_up(asgi: Make) -> None:
     w.wait_for(lambda: w.server.requests_running)
     w.server.begin_graceful_exit()
     assert client.answer().complete
-    w.pass_time(1.5)
+    passed: list[bool] = []
+    w.loop.call_later(LAST_SECONDS, passed.append, True)  # behind the timer of the drain
+    w.wait_for(lambda: passed)
     assert w.server.handlers()
     gate.set()
     w.wait_for(lambda: over)

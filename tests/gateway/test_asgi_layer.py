@@ -9,6 +9,7 @@ import pytest
 
 import prefork
 from prefork.event.executor import Executor
+from prefork.http.exchange import LAST_SECONDS
 
 Make = Callable[..., Any]
 Send = Callable[[dict[str, Any]], Any]
@@ -495,7 +496,9 @@ def test_what_goes_on_behind_a_stream_of_events_is_not_cancelled(onion: Make) ->
     client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     w.wait_for(lambda: over)
     w.server.begin_graceful_exit()
-    w.pass_time(1.5)
+    passed: list[bool] = []
+    w.loop.call_later(LAST_SECONDS, passed.append, True)  # behind the timer of the drain
+    w.wait_for(lambda: passed)
     assert w.server.handlers()
     gate.set()
     w.wait_for(lambda: len(over) == 2)

@@ -13,6 +13,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
 
+from prefork.http.exchange import LAST_SECONDS
+
 Make = Callable[..., Any]
 Send = Callable[[dict[str, Any]], Any]
 Receive = Callable[[], Any]
@@ -445,7 +447,9 @@ def test_a_handler_that_has_heard_tidies_up(asgi: Make) -> None:
     peer = Peer(w.connect())
     w.server.begin_graceful_exit()
     peer.closed()
-    w.pass_time(1.5)
+    passed: list[bool] = []
+    w.loop.call_later(LAST_SECONDS, passed.append, True)  # behind the timer of the drain
+    w.wait_for(lambda: passed)
     assert w.server.handlers()
     gate.set()
     w.wait_for(lambda: over)
