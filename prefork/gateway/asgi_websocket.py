@@ -25,6 +25,7 @@ from prefork.http.websocket import (
     WebSocket,
     WebSocketClosedError,
 )
+from prefork.net.connection import HIGH_WATER
 
 if TYPE_CHECKING:
     from prefork.http.exchange import Exchange
@@ -53,11 +54,13 @@ class WebSocketTalk(HttpTalk):
             self._connected = True
             return {"type": "websocket.connect"}
         websocket = self._websocket
-        if self._denied:
+        if not websocket.accepted and self._denied:
             await self._disconnect()
             return self._disconnected(ABNORMAL, "")
         try:
-            message = await websocket.receive()
+            # WebSocket.receive, without a coroutine of its own.
+            while (message := websocket.next_message()) is None:
+                await websocket.arrival()
         except WebSocketClosedError as closed:
             return self._disconnected(closed.code, closed.reason)
         if isinstance(message, str):
@@ -76,7 +79,12 @@ class WebSocketTalk(HttpTalk):
         kind = message["type"]
         websocket = self._websocket
         if kind == "websocket.send" and websocket.accepted:
-            await self._send_message(message)
+            try:
+                websocket.post(_payload(message))
+                if websocket.connection.out.size > HIGH_WATER:
+                    await websocket.drain()
+            except WebSocketClosedError:
+                raise self._closed(kind) from None
         elif kind == "websocket.close" and websocket.accepted:
             if websocket.code:
                 raise self._closed(kind)
@@ -122,22 +130,6 @@ class WebSocketTalk(HttpTalk):
                 )
         self._websocket.accept(message.get("subprotocol"), fields)
 
-    async def _send_message(self, message: Message) -> None:
-        text, data = message.get("text"), message.get("bytes")
-        if (text is None) == (data is None):
-            raise ValueError("websocket.send has either `text` or `bytes`")
-        payload = data if text is None else text
-        if isinstance(payload, bytearray | memoryview):
-            payload = bytes(payload)
-        if not isinstance(payload, str if data is None else bytes):
-            raise TypeError(
-                f"websocket.send: `text` is str and `bytes` is bytes, not {type(payload).__name__}"
-            )
-        try:
-            await self._websocket.send(payload)
-        except WebSocketClosedError:
-            raise self._closed("websocket.send") from None
-
     def _closed(self, kind: str) -> Exception:
         """What a message to a closed WebSocket raises: whose mistake it is."""
         websocket = self._websocket
@@ -145,6 +137,22 @@ class WebSocketTalk(HttpTalk):
             return RuntimeError(f"ASGI message {kind!r} is not expected now: it is closed")
         self.told = True
         return ClientDisconnectedError("the client has left")
+
+
+def _payload(message: Message) -> str | bytes:
+    text, data = message.get("text"), message.get("bytes")
+    if data.__class__ is bytes and text is None:
+        return data
+    if (text is None) == (data is None):
+        raise ValueError("websocket.send has either `text` or `bytes`")
+    payload = data if text is None else text
+    if isinstance(payload, bytearray | memoryview):
+        payload = bytes(payload)
+    if not isinstance(payload, str if data is None else bytes):
+        raise TypeError(
+            f"websocket.send: `text` is str and `bytes` is bytes, not {type(payload).__name__}"
+        )
+    return payload
 
 
 async def serve_websocket(

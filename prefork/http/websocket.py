@@ -191,22 +191,30 @@ class WebSocket:
 
     async def receive(self) -> str | bytes:
         """The next message. Raises WebSocketClosedError when there is none any more."""
-        while not self._inbox:
+        while (message := self.next_message()) is None:
+            await self.arrival()
+        return message
+
+    def next_message(self) -> str | bytes | None:
+        """The next message that has come; None if it has yet to. Raises WebSocketClosedError."""
+        if not self._inbox:
             if self.code:
                 raise self._closed_error()
-            if self._waiter is not None:
-                raise RuntimeError("two tasks read one WebSocket")
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            return None
         message = self._inbox.popleft()
         self._size -= len(message) + MESSAGE_COST
         if self._paused and self._size < LOW_WATER:
             self._paused = False
             self._read_on()
         return message
+
+    def arrival(self) -> "asyncio.Future[None]":
+        """What is done when there is something new. Raises RuntimeError where another waits."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            raise RuntimeError("two tasks read one WebSocket")
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def __aiter__(self) -> "WebSocket":
         return self
@@ -220,6 +228,11 @@ class WebSocket:
 
     async def send(self, message: str | bytes) -> None:
         """Send a message, and wait while the client is slow. Raises WebSocketClosedError."""
+        self.post(message)
+        await self.drain()
+
+    def post(self, message: str | bytes) -> None:
+        """Send a message before the process sleeps. Raises WebSocketClosedError."""
         if self.code:
             raise self._closed_error()
         if isinstance(message, str):
@@ -227,6 +240,9 @@ class WebSocket:
         else:
             self._frames.send_binary(message)
         self._write()
+
+    async def drain(self) -> None:
+        """Wait while the client is slow. Raises WebSocketClosedError."""
         try:
             await self.connection.drain()
         except ConnectionError:
