@@ -86,6 +86,7 @@ class Keepalive:
 
     def __init__(self, server: "HttpServer") -> None:
         reactor, timeouts = server.reactor, server.timeouts
+        self.reactor = reactor
         self.pings = bool(timeouts.ping)
         self.silent: Deadlines[WebSocket] = Deadlines(reactor, timeouts.ping, WebSocket.ask)
         self.asked: Deadlines[WebSocket] = Deadlines(reactor, timeouts.pong, WebSocket.no_answer)
@@ -135,6 +136,7 @@ class WebSocket:
         self._paused = False  # the inbox is full
         self._choked = False  # the client does not take its pongs
         self._unread = b""  # what came with the bytes at which that was so
+        self._heard = float("-inf")  # when it was last touched among the silent ones
         self._waiter: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
         if exchange.client_left:
@@ -257,7 +259,7 @@ class WebSocket:
         pieces = self._frames.data_to_send()
         if not pieces:
             return False
-        data = b"".join(pieces)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if data:
             self.connection.write(data)
         if not pieces[-1]:  # SEND_EOF
@@ -280,23 +282,27 @@ class WebSocket:
     def data_received(self, data: bytes) -> None:
         keepalive = self._keepalive
         if keepalive.pings and not self.code:
-            keepalive.silent.touch(self)
-            if len(keepalive.asked):
+            # To the second is near enough, and cheaper where there are many messages.
+            now = keepalive.reactor.now
+            if now - self._heard >= 1.0 or self in keepalive.asked.since:
+                self._heard = now
+                keepalive.silent.touch(self)
                 keepalive.asked.discard(self)
         self._feed(data)
 
     def _feed(self, data: bytes) -> None:
         """Take the frames in `data`, for as long as there is room for what they hold."""
         frames = self._frames
-        step = UNPACKED_AT_ONCE if frames.extensions else len(data)
-        for at in range(0, len(data), step):
-            if self._paused or self._choked:
-                self._unread += data[at:]
-                break
-            frames.receive_data(data[at : at + step])
-            for frame in frames.events_received():
-                self._frame(frame)  # type: ignore[arg-type]  # past the handshake: only frames
-            self._answer_frames()
+        if frames.extensions:
+            for at in range(0, len(data), UNPACKED_AT_ONCE):
+                if self._paused or self._choked:
+                    self._unread += data[at:]
+                    break
+                frames.receive_data(data[at : at + UNPACKED_AT_ONCE])
+                self._take_frames()
+        else:
+            frames.receive_data(data)
+            self._take_frames()
         if self._paused or self._choked:
             # It is the handler now who takes its time, or timeouts.send runs; and a pong could not
             # be read.
@@ -306,8 +312,18 @@ class WebSocket:
             close = frames.close_sent
             self._closed(close.code if close else ABNORMAL, close.reason if close else "")
 
-    def _answer_frames(self) -> None:
-        """Send pongs and the like, and take no more of a client that does not take them."""
+    def _take_frames(self) -> None:
+        """Take what has come, answer pings and the like, and stop where a client takes no answer.
+
+        The usual frame is a message that is whole, and has no answer.
+        """
+        for frame in self._frames.events_received():
+            opcode = frame.opcode  # type: ignore[union-attr]  # past the handshake: only frames
+            if frame.fin and (opcode is _BINARY or opcode is _TEXT):  # type: ignore[union-attr]
+                self._text = opcode is _TEXT
+                self._message(frame.data)  # type: ignore[union-attr]
+            else:
+                self._frame(frame)  # type: ignore[arg-type]
         connection = self.connection
         if self._write() and connection.out.size > HIGH_WATER:
             connection.flush()
@@ -354,7 +370,7 @@ class WebSocket:
             return  # we have closed: what still comes is for nobody
         message: str | bytes
         if not self._text:
-            message = bytes(data)
+            message = data if data.__class__ is bytes else bytes(data)
         else:
             try:
                 message = str(data, "utf-8")
