@@ -35,7 +35,7 @@ class AsgiHost:
         self.app = app
         self.root_path = root_path
         self.lifespan = Lifespan(app, lifespan)
-        self.on_exit: Callable[[str], None] = _nothing
+        self.replace_worker: Callable[[str], None] = _nothing
         self._asked = False
 
     async def startup(self) -> None:
@@ -85,7 +85,7 @@ class AsgiHost:
         """The application called exit(): what it has left behind is not to be trusted for long."""
         if not self._asked:
             self._asked = True
-            self.on_exit("the application called exit()")
+            self.replace_worker("the application called exit()")
 
 
 def _nothing(_reason: str) -> None:

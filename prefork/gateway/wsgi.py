@@ -33,7 +33,7 @@ class Wsgi:
         self.multiprocess = multiprocess
         self.root_path = root_path
         # Whom to ask for a worker in place of this one, and why; the worker sets it.
-        self.on_exit: Callable[[str], None] = _nothing
+        self.replace_worker: Callable[[str], None] = _nothing
         self._asked = False
         self._pool: ThreadPool | None = None
         self._transmitter = Transmitter()
@@ -72,7 +72,7 @@ class Wsgi:
         """The application called exit(): what it has left behind is not to be trusted for long."""
         if not self._asked:
             self._asked = True
-            self.on_exit("the application called exit()")
+            self.replace_worker("the application called exit()")
 
 
 def _nothing(_reason: str) -> None:

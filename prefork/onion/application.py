@@ -47,7 +47,7 @@ class Application:
         self.mold_hooks: list[Hook] = []
         self.refork = True
         # Whom to ask for a worker in place of this one, and why; the worker sets it.
-        self.on_exit: Callable[[str], None] = _nothing
+        self.replace_worker: Callable[[str], None] = _nothing
         self._asked = False
         self._startup: list[Hook] = []
         self._shutdown: list[Hook] = []
@@ -147,7 +147,7 @@ class Application:
         """A request called exit(): what it has left behind is not to be trusted for long."""
         if not self._asked:
             self._asked = True
-            self.on_exit("the application called exit()")
+            self.replace_worker("the application called exit()")
 
 
 def _nothing(_reason: str) -> None:

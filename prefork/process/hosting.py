@@ -28,9 +28,9 @@ class Hostable(Protocol):
 
 @runtime_checkable
 class AsksToBeReplaced(Protocol):
-    """An application that may find that its worker should not live on: it calls `on_exit(why)`."""
+    """An application that may find that its worker should not live on: it calls `replace_worker(why)`."""
 
-    on_exit: Callable[[str], None]
+    replace_worker: Callable[[str], None]
 
 
 @dataclass(frozen=True)

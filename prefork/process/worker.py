@@ -345,7 +345,7 @@ class Worker:
 
         Recycler(self.cycle.conf.recycle, self.serving.server, self.awake, ask)
         if isinstance(self._application, AsksToBeReplaced):
-            self._application.on_exit = ask
+            self._application.replace_worker = ask
 
     def offer_after(self, requests: int, channel: Channel, index: int) -> None:
         """Tell the master, once, that we are warm enough to be the next mold (`refork_after`)."""

@@ -121,8 +121,9 @@ def test_reloads_at_once_may_be_one_reload(daemon: Daemons) -> None:
     assert [each.returncode for each in done] == [0, 0, 0]
     told = {re.findall(r"generation (\d+ -> \d+)", each.stdout)[0] for each in done}
     made = re.findall(r"reconfigured: generation (\d+ -> \d+)", server.log)
+    # One more may follow, of which nobody is told: a HUP that came when the reload that answers its
+    # operator had just begun.
     assert told <= set(made)
-    assert made[-1] in told
 
 
 def test_no_verdict_in_time_is_a_failure_that_says_so(daemon: Daemons) -> None:

@@ -289,7 +289,7 @@ def test_exit_asks_for_another_worker(onion: Make, when: str) -> None:
         raise SystemExit(3)
 
     w = onion(prefork.asgi(app, lifespan="off"))
-    w.app.on_exit = asked.append
+    w.app.replace_worker = asked.append
     w.expect(r"the application called exit\(\): SystemExit\(3\)")
     _, answer = w.ask(WEBSOCKET if when == "websocket" else b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert answer.status == (200 if when in ("midway", "behind") else 500)

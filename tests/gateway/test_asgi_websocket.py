@@ -344,7 +344,7 @@ def test_exit_asks_for_another_worker(asgi: Make, accepts: bool) -> None:
 
     w = asgi(app)
     w.expect(r"the application called exit\(\): SystemExit\(3\)")
-    w.host.on_exit = asked.append
+    w.host.replace_worker = asked.append
     if accepts:
         assert Peer(w.connect()).closed() == (1011, "")
     else:

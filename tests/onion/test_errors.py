@@ -369,7 +369,7 @@ def test_exit_asks_for_another_worker(serve, handler, said):
     app = Application()
     app.use(handler)
     asked = []
-    app.on_exit = asked.append
+    app.replace_worker = asked.append
     site = serve(app)
     for _ in range(2):
         answer = site.get()
@@ -387,6 +387,6 @@ def test_an_interrupt_asks_for_nothing(serve):
         raise KeyboardInterrupt
 
     site = failing(serve, fail)
-    site.app.on_exit = lambda why: pytest.fail(why)
+    site.app.replace_worker = lambda why: pytest.fail(why)
     assert site.get().status == 500
     assert "RuntimeError: the application raised KeyboardInterrupt" in site.errors()
