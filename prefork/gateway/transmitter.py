@@ -45,10 +45,14 @@ class Transmitter:
             self._connection = connection
             self._holds += 1
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="prefork-transmitter", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="prefork-transmitter", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    # No thread is to be had (RLIMIT_NPROC): what the kernel takes now must do.
+                    connection.push()
+                else:
+                    self._thread = thread
 
     def release(self) -> None:
         with self._lock:

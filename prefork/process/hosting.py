@@ -28,7 +28,8 @@ class Hostable(Protocol):
 
 @runtime_checkable
 class AsksToBeReplaced(Protocol):
-    """An application that may find that its worker should not live on: it calls `replace_worker(why)`."""
+    """An application that may find that its worker should not live on: it calls
+    `replace_worker(why)`."""
 
     replace_worker: Callable[[str], None]
 
