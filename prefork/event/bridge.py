@@ -219,6 +219,19 @@ class ReactorLoop(asyncio.SelectorEventLoop):
             self.selector.hidden = False
             asyncio._set_running_loop(self)
 
+    def call_soon(  # type: ignore[override]
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        """As asyncio's, in one call instead of three: each wake-up of a Task comes by here."""
+        if self._closed or self._debug:  # type: ignore[attr-defined]
+            return super().call_soon(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
     def set_debug(self, enabled: bool) -> None:
         super().set_debug(enabled)
         # Every Task and Future asks `get_debug()` when it is made. `bool()` is False, and does not

@@ -59,8 +59,9 @@ class WebSocketTalk(HttpTalk):
             return self._disconnected(ABNORMAL, "")
         try:
             # WebSocket.receive, without a coroutine of its own.
-            while (message := websocket.next_message()) is None:
+            while not (websocket.inbox or websocket.code):
                 await websocket.arrival()
+            message = websocket.next_message()
         except WebSocketClosedError as closed:
             return self._disconnected(closed.code, closed.reason)
         if isinstance(message, str):
@@ -79,8 +80,11 @@ class WebSocketTalk(HttpTalk):
         kind = message["type"]
         websocket = self._websocket
         if kind == "websocket.send" and websocket.accepted:
+            data = message.get("bytes")
+            if data.__class__ is not bytes or message.get("text") is not None:
+                data = _payload(message)
             try:
-                websocket.post(_payload(message))
+                websocket.post(data)
                 if websocket.connection.out.size > HIGH_WATER:
                     await websocket.drain()
             except WebSocketClosedError:
@@ -141,8 +145,6 @@ class WebSocketTalk(HttpTalk):
 
 def _payload(message: Message) -> str | bytes:
     text, data = message.get("text"), message.get("bytes")
-    if data.__class__ is bytes and text is None:
-        return data
     if (text is None) == (data is None):
         raise ValueError("websocket.send has either `text` or `bytes`")
     payload = data if text is None else text

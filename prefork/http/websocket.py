@@ -129,7 +129,7 @@ class WebSocket:
         self.reason = ""
         self.closed_by_us = False
         self._told = False  # the handler has heard that it is closed, or is through with it
-        self._inbox: deque[str | bytes] = deque()
+        self.inbox: deque[str | bytes] = deque()  # what has come; for `next_message` to take
         self._size = 0  # of the inbox
         self._parts = bytearray()  # of a message in fragments
         self._text = False  # and what it will be
@@ -193,17 +193,15 @@ class WebSocket:
 
     async def receive(self) -> str | bytes:
         """The next message. Raises WebSocketClosedError when there is none any more."""
-        while (message := self.next_message()) is None:
+        while not (self.inbox or self.code):
             await self.arrival()
-        return message
+        return self.next_message()
 
-    def next_message(self) -> str | bytes | None:
-        """The next message that has come; None if it has yet to. Raises WebSocketClosedError."""
-        if not self._inbox:
-            if self.code:
-                raise self._closed_error()
-            return None
-        message = self._inbox.popleft()
+    def next_message(self) -> str | bytes:
+        """The next message of those that have come. Raises WebSocketClosedError."""
+        if not self.inbox:
+            raise self._closed_error()
+        message = self.inbox.popleft()
         self._size -= len(message) + MESSAGE_COST
         if self._paused and self._size < LOW_WATER:
             self._paused = False
@@ -215,7 +213,7 @@ class WebSocket:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             raise RuntimeError("two tasks read one WebSocket")
-        self._waiter = waiter = self._loop.create_future()
+        self._waiter = waiter = asyncio.Future(loop=self._loop)
         return waiter
 
     def __aiter__(self) -> "WebSocket":
@@ -237,11 +235,13 @@ class WebSocket:
         """Send a message before the process sleeps. Raises WebSocketClosedError."""
         if self.code:
             raise self._closed_error()
+        frames = self._frames
         if isinstance(message, str):
-            self._frames.send_text(message.encode())
+            frames.send_text(message.encode())
         else:
-            self._frames.send_binary(message)
-        self._write()
+            frames.send_binary(message)
+        for data in frames.data_to_send():  # a frame
+            self.connection.write(data)
 
     async def drain(self) -> None:
         """Wait while the client is slow. Raises WebSocketClosedError."""
@@ -280,6 +280,7 @@ class WebSocket:
     # From the connection
 
     def data_received(self, data: bytes) -> None:
+        """Take the frames in `data`, for as long as there is room for what they hold."""
         keepalive = self._keepalive
         if keepalive.pings and not self.code:
             # To the second is near enough, and cheaper where there are many messages.
@@ -288,10 +289,6 @@ class WebSocket:
                 self._heard = now
                 keepalive.silent.touch(self)
                 keepalive.asked.discard(self)
-        self._feed(data)
-
-    def _feed(self, data: bytes) -> None:
-        """Take the frames in `data`, for as long as there is room for what they hold."""
         frames = self._frames
         if frames.extensions:
             for at in range(0, len(data), UNPACKED_AT_ONCE):
@@ -317,15 +314,18 @@ class WebSocket:
 
         The usual frame is a message that is whole, and has no answer.
         """
-        for frame in self._frames.events_received():
+        frames = self._frames
+        answers = frames.parser_exc is not None
+        for frame in frames.events_received():
             opcode = frame.opcode  # type: ignore[union-attr]  # past the handshake: only frames
             if frame.fin and (opcode is _BINARY or opcode is _TEXT):  # type: ignore[union-attr]
                 self._text = opcode is _TEXT
                 self._message(frame.data)  # type: ignore[union-attr]
             else:
                 self._frame(frame)  # type: ignore[arg-type]
+                answers = True
         connection = self.connection
-        if self._write() and connection.out.size > HIGH_WATER:
+        if (answers or self.code) and self._write() and connection.out.size > HIGH_WATER:
             connection.flush()
             if connection.out.size > HIGH_WATER and not connection.closing:
                 self._choked = True
@@ -341,7 +341,7 @@ class WebSocket:
             return
         unread, self._unread = self._unread, b""
         if unread:
-            self._feed(unread)
+            self.data_received(unread)
         if not (self._paused or self._choked):
             self.connection.resume_reading()
             if self._keepalive.pings and not self.code:
@@ -379,7 +379,7 @@ class WebSocket:
                 self._frames.fail(INVALID_DATA, f"{error.reason} at position {error.start}")
                 self._closed(INVALID_DATA, "the text is not UTF-8")
                 return
-        self._inbox.append(message)
+        self.inbox.append(message)
         self._size += len(message) + MESSAGE_COST
         if self._size > HIGH_WATER:
             self._paused = True
@@ -427,7 +427,7 @@ class WebSocket:
         except Exception as error:
             raise ValueError(f"a WebSocket cannot be closed with {code}: {error}") from None
         self.closed_by_us = True
-        self._inbox.clear()
+        self.inbox.clear()
         self._size = 0
         self._closed(code, reason)
         self._write()

@@ -127,12 +127,12 @@ class H1Protocol:
                 return
             if self._buffer:
                 self._heads()
+        elif state is OTHER:
+            self._receiver(data)
         elif state is BODY or state is DRAIN:
             self._body_data(data)
         elif state is RUN:
             self._pipelined(data)
-        elif state is OTHER:
-            self._receiver(data)
 
     def _pipelined(self, data: bytes) -> None:
         self._buffer += data
