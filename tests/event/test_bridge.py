@@ -52,6 +52,35 @@ def in_reactor(loop, fn):
     return done[0]
 
 
+# call_soon
+
+
+def test_call_soon_is_asyncios(loop):
+    calls = []
+    variable.set("of the caller")
+    other = contextvars.Context()
+    loop.call_soon(lambda *args: calls.append((args, variable.get())), 1, 2)
+    loop.call_soon(lambda: calls.append(variable.get()), context=other)
+    loop.call_soon(calls.append, "cancelled").cancel()
+    assert calls == []
+    run(loop, asyncio.sleep(0))
+    assert calls == [((1, 2), "of the caller"), "unset"]
+    loop.set_debug(True)
+    with pytest.raises(TypeError, match="coroutines cannot be used with call_soon"):
+        loop.call_soon(asyncio.sleep)
+    loop.set_debug(False)
+    variable.set("unset")
+
+
+def test_a_closed_loop_takes_no_call():
+    reactor = Reactor()
+    loop = ReactorLoop(reactor)
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        loop.call_soon(print)
+    reactor.close()
+
+
 # spawn
 
 

@@ -1,7 +1,11 @@
 """PEP 3333, sentence by sentence, over a real socket; in the worker itself and in threads."""
 
+import contextlib
 import json
+import os
 import re
+import select
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -770,3 +774,44 @@ def app(environ, start_response):
     server = daemon(app=app, threads=0, workers=1)
     assert len(server.get("/").body) == 2_000_000
     server.wait_for(lambda: server.get("/threads").body == b"MainThread")
+
+
+def test_answers_of_a_turn_do_not_wait_for_its_last_request(daemon: Any) -> None:
+    app = """
+import time
+from pathlib import Path
+
+seen = 0
+
+def app(environ, start_response):
+    global seen
+    seen += 1
+    while seen == 6 and not Path("go").exists():
+        time.sleep(0.01)
+    time.sleep(0.02)
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"ok"]
+"""
+    server = daemon(app=app, threads=0, workers=1, timeouts={"hang": "off"})
+    (worker,) = server.pids()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(3)]
+        request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        for client in clients:
+            client.settimeout(20)
+            client.sendall(request)
+            assert client.recv(1000).endswith(b"ok")
+        # While it sleeps all three come, so that it finds them in one turn.
+        os.kill(worker, signal.SIGSTOP)
+        for client in clients:
+            client.sendall(request)
+        os.kill(worker, signal.SIGCONT)
+        waiting = set(clients)
+        while len(waiting) > 1:
+            ready, _, _ = select.select(list(waiting), [], [], 20)
+            assert ready, "the answers wait for the last request"
+            for client in ready:
+                assert client.recv(1000).endswith(b"ok")
+                waiting.discard(client)
+        (server.directory / "go").touch()
+        assert waiting.pop().recv(1000).endswith(b"ok")
