@@ -35,7 +35,7 @@ class Transmitter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._connection: Connection | None = None
+        self._connection: Connection | None = None  # what is held
         self._holds = 0
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -55,8 +55,9 @@ class Transmitter:
                     self._thread = thread
 
     def release(self) -> None:
-        with self._lock:
-            self._connection = None
+        if self._connection is not None:  # nobody but the caller sets it, nor uses what is not set
+            with self._lock:
+                self._connection = None
 
     def close(self) -> None:
         """Have the thread end, at the next tick: nothing is held any more."""
