@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from prefork.errors import HttpError, PeerError
+from prefork.event.bridge import EXCHANGE_TASK
 from prefork.http.dates import format_http_date
 from prefork.http.status import REASONS
 from prefork.onion import fields
@@ -221,7 +222,8 @@ async def _send_sync(ctx: "Context", status: int, body: Iterator[Any]) -> None:
         cancelled = False
         raise
     finally:
-        closing = asyncio.ensure_future(_close(ctx, source))
+        # By that name it is one of those that a worker waits for before it leaves.
+        closing = asyncio.create_task(_close(ctx, source), name=EXCHANGE_TASK)
         if not cancelled:
             await closing
 

@@ -106,6 +106,7 @@ def _run(
         return failed(str(error), EXIT_FATAL)
     parent.die_with(master)
     signals.install_worker(flags)
+    signals.let_children_die()
     _stop_at_once()
     witness = Witness(stacks, row.index, cycle.error_log)
     witness.stand()

@@ -18,6 +18,7 @@ deaf to Ctrl-C; a handled one is reset by exec. Cost: an interrupted system call
 retries by itself (PEP 475).
 """
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -146,6 +147,40 @@ def reset_for_exec() -> None:
     for number in _MASTER:
         signal.signal(number, signal.SIG_DFL)
     unblock_all()
+
+
+def let_children_die() -> None:
+    """In a worker: what the application forks (multiprocessing does) has no handlers of ours.
+
+    They set flags that nobody reads there: `Process.terminate()` would do nothing, and whoever
+    joins the process wait for ever. And its signals would write to our wake-up descriptor. Until
+    the handlers are gone signals are blocked, or one that comes at once would be lost. The mask is
+    then what it was, for a mold forks workers with its signals blocked.
+    """
+    if not _at_fork:
+        _at_fork.append(True)
+        os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=_as_born)
+
+
+_at_fork: list[bool] = []  # it is for good, so once
+_masks: list[set[signal.Signals]] = []
+
+
+def _hold() -> None:
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, _MASTER))  # type: ignore[arg-type]
+
+
+def _let_go() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.pop())
+
+
+def _as_born() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in _MASTER:
+        # Handlers of the application's own are its own affair.
+        if getattr(signal.getsignal(number), "__module__", "") == __name__:
+            signal.signal(number, signal.SIG_DFL)
+    _let_go()
 
 
 def suspend() -> None:

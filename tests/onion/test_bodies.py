@@ -276,7 +276,7 @@ def test_a_cancelled_request_closes_a_generator_that_a_thread_is_in(serve):
     for task in asyncio.all_tasks(site.loop):
         if task.get_name() == "exchange":
             task.cancel()
-    site.until(lambda: not site._handlers())
+    site.until(lambda: "the handler was cancelled" in site.log)
     assert not ended
     go_on.set()
     site.until(lambda: ended)

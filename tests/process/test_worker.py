@@ -268,3 +268,24 @@ def test_a_full_disk_costs_log_lines_and_nothing_else(daemon: "Daemons") -> None
     assert server.get("/").status == 200
     server.wait_for("lines are lost")
     assert server.get("/").status == 200
+
+
+def test_processes_that_an_application_forks_can_be_ended(daemon: "Daemons") -> None:
+    """They had the worker's handlers: terminate() did nothing, and join() waited for ever."""
+    app = """
+import multiprocessing
+import time
+
+def app(environ, start_response):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
+    child.start()
+    child.terminate()
+    child.join()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(child.exitcode).encode()]
+"""
+    server = daemon(app=app, workers=1, preload=True)
+    before = server.pids()
+    assert server.get("/").body == b"-15"
+    assert server.get("/").body == b"-15"
+    assert server.pids() == before
