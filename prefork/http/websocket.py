@@ -316,13 +316,14 @@ class WebSocket:
         """
         frames = self._frames
         answers = frames.parser_exc is not None
-        for frame in frames.events_received():
-            opcode = frame.opcode  # type: ignore[union-attr]  # past the handshake: only frames
-            if frame.fin and (opcode is _BINARY or opcode is _TEXT):  # type: ignore[union-attr]
+        events: list[Any] = frames.events_received()  # past the handshake there are only frames
+        for frame in events:
+            opcode = frame.opcode
+            if frame.fin and (opcode is _BINARY or opcode is _TEXT):
                 self._text = opcode is _TEXT
-                self._message(frame.data)  # type: ignore[union-attr]
+                self._message(frame.data)
             else:
-                self._frame(frame)  # type: ignore[arg-type]
+                self._frame(frame)
                 answers = True
         connection = self.connection
         if (answers or self.code) and self._write() and connection.out.size > HIGH_WATER:

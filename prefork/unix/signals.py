@@ -163,11 +163,11 @@ def let_children_die() -> None:
 
 
 _at_fork: list[bool] = []  # it is for good, so once
-_masks: list[set[signal.Signals]] = []
+_masks: list[set[int | signal.Signals]] = []
 
 
 def _hold() -> None:
-    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, _MASTER))  # type: ignore[arg-type]
+    _masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, _MASTER))
 
 
 def _let_go() -> None:
